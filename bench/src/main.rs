@@ -1,0 +1,3 @@
+//! ringbench: open-loop load over the wire protocol.
+
+fn main() {}

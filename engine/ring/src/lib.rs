@@ -1,0 +1,1 @@
+//! Lock-free SPSC lanes between shards, with loom tests.

@@ -1,0 +1,3 @@
+//! ringdeskd: boot, replay, reactors, control plane.
+
+fn main() {}

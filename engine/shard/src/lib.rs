@@ -1,0 +1,1 @@
+//! One shard, sans-IO: connections, router, desk, appender, gate, outbox.

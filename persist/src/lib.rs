@@ -1,0 +1,1 @@
+//! Per-core append-only log: sectors, batches, segments, replay. Payloads are opaque.

@@ -1,0 +1,3 @@
+//! A line-oriented chat channel behind one gateway connection.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! ringdesk: the operator's command line.
+
+fn main() {}
