@@ -1,0 +1,194 @@
+//! The contract between a shard and whatever drives it: the reactor in production, the same reactor over a
+//! simulated kernel in the simulator.
+//!
+//! Once per loop turn the driver fills [`Inputs`], calls `Shard::step`, and carries out [`Outputs`] in order.
+//! A buffer handed over in an output belongs to the driver until the input that gives it back.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ringdesk_persist::{DiskDone, DiskOp};
+
+use crate::message::{HandOver, ShardMessage};
+use crate::report::ShardReport;
+use crate::settings::Settings;
+
+/// The time of a turn, read once by the driver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Now {
+    /// Monotonic nanoseconds; only differences mean anything.
+    pub mono_ns: u64,
+    /// Wall clock, milliseconds since 1970. May jump; the shard's hybrid clock never goes back.
+    pub wall_ms: u64,
+}
+
+/// A connection of this shard: an entry of the driver's descriptor table and the entry's generation, so that a
+/// late event of an earlier connection in the same entry is never taken for this one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnId {
+    /// Entry of the descriptor table.
+    pub index: u32,
+    /// Incremented each time the entry is given to a new connection.
+    pub generation: u32,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ListenerKind {
+    /// The binary protocol, over TCP or a Unix socket.
+    Binary,
+    /// HTTP upgrade to WebSocket.
+    WebSocket,
+}
+
+/// One thing that happened since the last turn.
+#[derive(Debug)]
+pub enum Input {
+    /// A connection was accepted. Nothing is received until the shard asks with [`Output::Receive`].
+    Accepted {
+        /// The new connection.
+        conn: ConnId,
+        /// Which listener took it.
+        listener: ListenerKind,
+        /// The peer's address; `None` for Unix sockets and where the kernel was not asked.
+        peer: Option<SocketAddr>,
+    },
+    /// Bytes arrived: `Inputs::bytes[start..start + len]`, `len > 0`.
+    Received {
+        /// The connection.
+        conn: ConnId,
+        /// Offset in the arena.
+        start: u32,
+        /// Number of bytes.
+        len: u32,
+    },
+    /// An [`Output::Send`] is complete: all its bytes went out. The buffer comes back for reuse.
+    Sent {
+        /// The connection.
+        conn: ConnId,
+        /// The buffer of the send.
+        buffer: Vec<u8>,
+    },
+    /// The peer closed, or the connection failed (receive or send). The shard answers with [`Output::Close`];
+    /// no further input of this connection follows except after that.
+    Hangup {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// A connection was handed over by another shard, with its state. Nothing is armed.
+    HandedOver {
+        /// Its identity here.
+        conn: ConnId,
+        /// What the other shard knew.
+        state: Box<HandOver>,
+    },
+    /// An [`Output::HandOver`] could not be done (the target's table is full): the connection stays.
+    HandOverFailed {
+        /// The connection, still open and unarmed.
+        conn: ConnId,
+        /// The state given back.
+        state: Box<HandOver>,
+    },
+    /// A disk operation ended.
+    Disk(DiskDone),
+    /// A message of another shard, in lane order.
+    FromShard {
+        /// The sending shard.
+        from: u16,
+        /// The message.
+        message: ShardMessage,
+    },
+    /// A message of the control plane.
+    Control(Control),
+}
+
+/// All that happened since the last turn. The driver reuses one value for ever.
+#[derive(Default, Debug)]
+pub struct Inputs {
+    /// In order of arrival; drained by the shard.
+    pub events: Vec<Input>,
+    /// The arena that `Received` points into; cleared by the driver after the turn.
+    pub bytes: Vec<u8>,
+    /// Free places in the lane to each shard (own entry unused). The shard answers BUSY before it fills one.
+    pub lane_room: Vec<u32>,
+}
+
+/// One thing the driver has to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Arms the receive of a connection: once, or until it is closed. `once` leaves nothing armed after its
+    /// completion, so the connection can be handed over.
+    Receive {
+        /// The connection.
+        conn: ConnId,
+        /// `true`: single-shot.
+        once: bool,
+    },
+    /// Sends the whole buffer. At most one send per connection is out; [`Input::Sent`] gives the buffer back.
+    Send {
+        /// The connection.
+        conn: ConnId,
+        /// The bytes, owned by the driver until the last completion.
+        buffer: Vec<u8>,
+    },
+    /// Closes. The driver cancels what is armed, waits for the last completion, frees the entry; no input of
+    /// this connection follows.
+    Close {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// Hands the connection to another shard. Only with no send out and no receive armed: a violation is a
+    /// broken invariant and stops the driver.
+    HandOver {
+        /// The connection; gone from this shard unless `HandOverFailed` comes back.
+        conn: ConnId,
+        /// The receiving shard.
+        to: u16,
+        /// Its state.
+        state: Box<HandOver>,
+    },
+    /// A disk operation.
+    Disk(DiskOp),
+    /// A message into the lane of another shard. The gate has passed it: what it follows from is durable.
+    ToShard {
+        /// The receiving shard.
+        to: u16,
+        /// The message.
+        message: ShardMessage,
+    },
+    /// The answer to [`Control::Report`].
+    Report(Box<ShardReport>),
+    /// The last connection was told goodbye and flushed after [`Control::Drain`].
+    Drained,
+    /// The shard cannot go on (a sync failed, the log is damaged). The driver stops at once and reports it.
+    Fatal(String),
+}
+
+/// What the control plane may ask of a shard, through its mailbox.
+#[derive(Clone, Debug)]
+pub enum Control {
+    /// Produce a [`ShardReport`].
+    Report,
+    /// Use these settings from now on.
+    Settings(Arc<Settings>),
+    /// Close the live sessions of this identity and refuse tickets issued before `before_s` (C10).
+    Revoke {
+        /// Site number.
+        site: u32,
+        /// Agent number, or 0 for the visitor in `visitor`.
+        agent: u32,
+        /// External visitor id, empty for agents.
+        visitor: String,
+        /// Seconds since 1970: tickets issued earlier are refused.
+        before_s: u64,
+    },
+    /// Say goodbye to every connection, take no new ones, answer [`Output::Drained`] when flushed.
+    Drain,
+}
+
+/// All that a turn asks of the driver. The driver reuses one value for ever.
+#[derive(Default, Debug)]
+pub struct Outputs {
+    /// In order.
+    pub events: Vec<Output>,
+}

@@ -1,0 +1,40 @@
+//! What a shard tells the control plane about itself, on request.
+
+use ringdesk_persist::AppenderStats;
+
+/// Counters since start unless said otherwise.
+#[derive(Clone, Default, Debug)]
+pub struct ShardReport {
+    /// The shard.
+    pub shard: u16,
+    /// Slots owned now.
+    pub slots: u32,
+    /// Open connections now.
+    pub connections: u64,
+    /// Sessions (identities on connections) now.
+    pub sessions: u64,
+    /// Conversations in memory now.
+    pub conversations: u64,
+    /// Conversations waiting for an agent now, over the sites whose dispatcher lives here.
+    pub waiting: u64,
+    /// Messages made durable.
+    pub messages: u64,
+    /// Duplicates answered.
+    pub duplicates: u64,
+    /// Commands refused, all codes.
+    pub rejects: u64,
+    /// Commands refused as BUSY.
+    pub busy: u64,
+    /// Frames pushed into outboxes.
+    pub pushes: u64,
+    /// Times a slow session was moved from push to the log.
+    pub slow: u64,
+    /// Entries held by the gate now.
+    pub gate_depth: u64,
+    /// Bytes in all outboxes now.
+    pub outbox_bytes: u64,
+    /// Turns taken.
+    pub turns: u64,
+    /// The log appender's counters.
+    pub log: AppenderStats,
+}
