@@ -1,0 +1,15 @@
+//! What the reactor drives: one shard.
+
+use ringdesk_shard::io::{Inputs, Now, Outputs};
+
+/// One turn of a shard at a time. Implemented by the shard, and by small stand-ins in this crate's own tests.
+pub trait Turn {
+    /// Consumes all of `inputs.events`, appends to `outputs.events`. `inputs.bytes` is valid during the call.
+    ///
+    /// The reactor calls it when there is an input or the deadline is reached, and not otherwise: whoever wants to
+    /// go on without a new input returns a deadline that is already due.
+    fn step(&mut self, now: Now, inputs: &mut Inputs, outputs: &mut Outputs);
+
+    /// When the next turn is due even without an input, on the clock of [`Now::mono_ns`]; `None`: never.
+    fn next_deadline_ns(&self) -> Option<u64>;
+}
