@@ -1,3 +1,3 @@
-//! ringdeskd: boot, replay, reactors, control plane.
+//! The process `ringdeskd`.
 
 fn main() {}

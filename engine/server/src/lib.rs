@@ -1,0 +1,9 @@
+//! ringdeskd: boot, replay, reactors, control plane.
+//!
+//! Order of reading: [`config`], [`directory`], then the control plane. Ownership: the control plane has one
+//! thread; shards have one each and are reached through their mailboxes only.
+
+pub mod config;
+pub mod directory;
+pub mod journal;
+pub mod secrets;
