@@ -161,6 +161,25 @@ pub enum Command<'a> {
     },
 }
 
+impl Command<'_> {
+    /// The slot that decides it, and under which its events are logged.
+    pub fn slot(&self) -> Slot {
+        match *self {
+            Command::Open { slot, .. }
+            | Command::Presence { slot, .. }
+            | Command::AgentLinked { slot, .. }
+            | Command::AgentUnlinked { slot, .. }
+            | Command::Tick { slot }
+            | Command::Boot { slot } => slot,
+            Command::Send { conversation, .. }
+            | Command::Receipt { conversation, .. }
+            | Command::Resolve { conversation, .. } => conversation.slot(),
+            Command::Hear { to, .. } => to,
+            Command::Confirm { from, .. } => from,
+        }
+    }
+}
+
 /// The desk's answer to a command it took.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answer {

@@ -167,8 +167,18 @@ pub enum Event {
         /// Which device.
         device: DeviceId,
     },
+    /// The least recently used OPEN device of a visitor was retired. Stands before the `Opened` or `Found` of the
+    /// device that took its place.
+    OpenerRetired {
+        /// Latest conversation of the visitor, which names the visitor.
+        conversation: ConversationId,
+        /// Which device.
+        device: DeviceId,
+    },
     /// Dispatcher: a conversation waits.
     Waiting {
+        /// Slot of `{site}`: the deciding one.
+        slot: Slot,
         /// Site.
         site: SiteId,
         /// Conversation.
@@ -180,6 +190,8 @@ pub enum Event {
     },
     /// Dispatcher: a conversation was given to an agent.
     Placed {
+        /// Slot of `{site}`: the deciding one.
+        slot: Slot,
         /// Site.
         site: SiteId,
         /// Conversation.
@@ -193,6 +205,8 @@ pub enum Event {
     },
     /// Dispatcher: an assignment ended without being resolved; the conversation waits again, `since` unchanged.
     Returned {
+        /// Slot of `{site}`: the deciding one.
+        slot: Slot,
         /// Site.
         site: SiteId,
         /// Conversation.
@@ -206,6 +220,8 @@ pub enum Event {
     },
     /// Dispatcher: a conversation needs nobody any more.
     Left {
+        /// Slot of `{site}`: the deciding one.
+        slot: Slot,
         /// Site.
         site: SiteId,
         /// Conversation.
@@ -217,6 +233,8 @@ pub enum Event {
     },
     /// Dispatcher: an agent declared itself.
     AgentDeclared {
+        /// Slot of `{site}`: the deciding one.
+        slot: Slot,
         /// Site.
         site: SiteId,
         /// Agent.
@@ -234,6 +252,8 @@ pub enum Event {
     },
     /// Dispatcher: number of live sessions of an agent changed. `links` is the new number.
     AgentLinks {
+        /// Slot of `{site}`: the deciding one.
+        slot: Slot,
         /// Site.
         site: SiteId,
         /// Agent.
@@ -279,4 +299,28 @@ pub enum Event {
         /// When.
         at: Hlc,
     },
+}
+
+impl Event {
+    /// The slot that decided it, whose state it changes and under which it is logged.
+    pub fn slot(&self) -> Slot {
+        match *self {
+            Event::Opened { conversation, .. }
+            | Event::Found { conversation, .. }
+            | Event::OpenerRetired { conversation, .. }
+            | Event::Sent { conversation, .. }
+            | Event::Changed { conversation, .. }
+            | Event::ReceiptMoved { conversation, .. }
+            | Event::DeviceRetired { conversation, .. } => conversation.slot(),
+            Event::Waiting { slot, .. }
+            | Event::Placed { slot, .. }
+            | Event::Returned { slot, .. }
+            | Event::Left { slot, .. }
+            | Event::AgentDeclared { slot, .. }
+            | Event::AgentLinks { slot, .. }
+            | Event::Booted { slot, .. } => slot,
+            Event::Told { from, .. } | Event::Confirmed { from, .. } => from,
+            Event::Heard { to, .. } => to,
+        }
+    }
 }

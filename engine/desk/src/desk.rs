@@ -1,0 +1,192 @@
+//! The desk: every slot of one shard behind `decide` and `apply`.
+//!
+//! Order: decide reads the state and writes events; the caller logs them as one record; apply changes the state.
+//! Owned by the shard, single-threaded. State is kept per slot, so that a slot can move.
+
+use std::collections::BTreeSet;
+
+use crate::command::{Answer, Caller, Command, Refusal};
+use crate::decision::{Decision, Keyed};
+use crate::digest::Digest;
+use crate::event::{Event, Note};
+use crate::ids::{ConversationId, Hlc, SLOTS, SiteId, Slot};
+use crate::limits::Limits;
+use crate::slot::SlotState;
+use crate::view::{ConversationView, SiteView};
+
+/// What a slot looks like before its first event.
+static EMPTY: SlotState = SlotState::new();
+
+/// All slots one shard owns.
+pub struct Desk {
+    limits: Limits,
+    /// One place per slot, filled by the slot's first event.
+    slots: Box<[Option<Box<SlotState>>]>,
+    /// Earliest deadline of each slot that has one: `SlotState::due`.
+    due: BTreeSet<(Hlc, Slot)>,
+    conversations: u64,
+}
+
+impl Desk {
+    /// An empty desk. Panics when the limits contradict each other.
+    pub fn new(limits: Limits) -> Self {
+        limits.check();
+        let slots = (0..SLOTS).map(|_| None).collect();
+        Self { limits, slots, due: BTreeSet::new(), conversations: 0 }
+    }
+
+    /// The bounds it was made with.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Decides one command at `now`. Reads only. On `Ok` the events, none or at most
+    /// `Limits::decision_events_max`, are appended to `events`; all belong to the one slot that decides and must
+    /// be logged as one record and applied together, in order, before the next decision of that slot. On `Err`
+    /// `events` is as it was. Any command is taken or refused, however wrong; none panics.
+    pub fn decide(
+        &self,
+        now: Hlc,
+        command: &Command<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<Answer, Refusal> {
+        let slot = command.slot();
+        if slot.0 >= SLOTS {
+            return Err(Refusal::Invalid);
+        }
+        let start = events.len();
+        let state = self.slot(slot).unwrap_or(&EMPTY);
+        let mut decision = Decision::new(now, &self.limits, (slot, state), self.conversations, events);
+        let answer = dispatch(&mut decision, command);
+        if answer.is_err() {
+            events.truncate(start);
+        }
+        answer
+    }
+
+    /// Applies one event. Cannot fail; panics on a broken invariant (a seq, note or conversation number that is not
+    /// dense, an event about what never came to be), since going on would be worse.
+    pub fn apply(&mut self, event: &Event) {
+        let slot = event.slot();
+        assert!(slot.0 < SLOTS, "{slot:?} is out of range");
+        let state = self.slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(SlotState::new()));
+        if matches!(event, Event::Opened { .. }) {
+            self.conversations += 1;
+        }
+        if !state.apply(event, &self.limits) {
+            return;
+        }
+        let due = state.deadline(&self.limits);
+        if due != state.due {
+            if let Some(before) = state.due {
+                self.due.remove(&(before, slot));
+            }
+            self.due.extend(due.map(|due| (due, slot)));
+            state.due = due;
+        }
+    }
+
+    /// The earliest deadline: at `now >=` this stamp, `Command::Tick` of the slot has something to decide. Work left
+    /// over by a bounded decision is due at `Hlc(0)`, that is at once. After deciding and applying the Tick the
+    /// deadline is gone, moved, or nearer to done by `Limits::moves_per_decision` moves. A slot whose notes are at their
+    /// bound has no deadline until a confirmation makes room.
+    pub fn next_deadline(&self) -> Option<(Hlc, Slot)> {
+        self.due.first().copied()
+    }
+
+    /// Slots with agents, in order: `Command::Boot` each, once, after replay and before the first session.
+    pub fn slots_to_boot(&self) -> Vec<Slot> {
+        let has_agents = |state: &SlotState| state.sites.values().any(|site| site.roster.count() > 0);
+        self.states().filter(|(_, state)| has_agents(state)).map(|(slot, _)| slot).collect()
+    }
+
+    /// Notes told and not confirmed: (from, to, n, note), in order per pair. At boot they are told again.
+    pub fn unconfirmed(&self) -> impl Iterator<Item = (Slot, Slot, u64, Note)> + '_ {
+        self.states()
+            .flat_map(|(from, state)| state.pairs.unconfirmed().map(move |(to, n, note)| (from, to, n, note)))
+    }
+
+    /// Notes told by one slot and not confirmed; bounded by `Limits::notes_outstanding_max`, beyond which only the
+    /// answers to late assignments go, at most one per conversation.
+    pub fn notes_outstanding(&self, from: Slot) -> usize {
+        self.slot(from).map_or(0, |state| state.pairs.outstanding())
+    }
+
+    /// One conversation, `None` when it was never opened here.
+    pub fn conversation(&self, id: ConversationId) -> Option<ConversationView<'_>> {
+        self.slot(id.slot())?.conversation(id).map(|conversation| conversation.view(id))
+    }
+
+    /// Whether the caller may see a conversation: its visitor, or an agent of its site. False for one that does not
+    /// exist, so that the two cannot be told apart (C10).
+    pub fn may_read(&self, caller: &Caller<'_>, id: ConversationId) -> bool {
+        let conversation = self.slot(id.slot()).and_then(|state| state.conversation(id));
+        conversation.is_some_and(|conversation| conversation.party(caller).is_ok())
+    }
+
+    /// The latest conversation of a visitor. `slot` is that of `{site/visitor}`.
+    pub fn visitor_conversation(&self, slot: Slot, site: SiteId, visitor: &str) -> Option<ConversationId> {
+        let visitor = self.slot(slot)?.visitor(site, visitor)?;
+        Some(ConversationId::new(slot, visitor.latest))
+    }
+
+    /// A site's queue and agents. `slot` is that of `{site}`; `None` before the site's first event.
+    pub fn site_view(&self, slot: Slot, site: SiteId) -> Option<SiteView<'_>> {
+        self.slot(slot)?.sites.get(&site).map(|dispatcher| SiteView { dispatcher })
+    }
+
+    /// The sites whose dispatcher lives here: (slot, site), in order.
+    pub fn sites(&self) -> impl Iterator<Item = (Slot, SiteId)> + '_ {
+        self.states().flat_map(|(slot, state)| state.sites.keys().map(move |site| (slot, *site)))
+    }
+
+    /// Number of conversations.
+    pub fn conversations(&self) -> u64 {
+        self.conversations
+    }
+
+    /// xxh3-64 over the whole state in a fixed order. Equal for equal histories on every machine; used by the
+    /// simulator and by the tests that replay golden logs.
+    pub fn digest(&self) -> u64 {
+        let mut digest = Digest::new();
+        for (slot, state) in self.states() {
+            digest.u32(u32::from(slot.0));
+            state.digest(&mut digest);
+        }
+        digest.finish()
+    }
+
+    fn slot(&self, slot: Slot) -> Option<&SlotState> {
+        self.slots.get(usize::from(slot.0))?.as_deref()
+    }
+
+    fn states(&self) -> impl Iterator<Item = (Slot, &SlotState)> {
+        (0..SLOTS).map(Slot).zip(&self.slots).filter_map(|(slot, state)| Some((slot, state.as_deref()?)))
+    }
+}
+
+fn dispatch(decision: &mut Decision<'_>, command: &Command<'_>) -> Result<Answer, Refusal> {
+    match *command {
+        Command::Open { site_slot, site, visitor, device, n, .. } => {
+            decision.open((site, site_slot), visitor, device, n)
+        }
+        Command::Send { conversation, caller, device, n, owner_epoch, kind, body } => {
+            decision.send(Keyed { conversation, caller, device, n, owner_epoch }, kind, body)
+        }
+        Command::Receipt { conversation, caller, delivered, read } => {
+            decision.receipt(conversation, caller, delivered, read)
+        }
+        Command::Resolve { conversation, caller, device, n, owner_epoch } => {
+            decision.resolve(Keyed { conversation, caller, device, n, owner_epoch })
+        }
+        Command::Presence { site, agent, device, n, availability, capacity, .. } => {
+            decision.presence((site, agent), (device, n), (availability, capacity))
+        }
+        Command::AgentLinked { site, agent, .. } => decision.linked(site, agent),
+        Command::AgentUnlinked { site, agent, .. } => decision.unlinked(site, agent),
+        Command::Hear { from, n, note, .. } => decision.hear(from, n, note),
+        Command::Confirm { to, upto, .. } => decision.confirm(to, upto),
+        Command::Tick { .. } => decision.tick(),
+        Command::Boot { .. } => decision.boot(),
+    }
+}
