@@ -256,3 +256,136 @@ impl Carry {
         Ok(missing + body)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMIT: u32 = 300;
+
+    /// What a carry gives for one way of cutting: the frames, and how it ended.
+    fn feed_in_pieces(bytes: &[u8], cuts: &[usize]) -> (Vec<(Header, Vec<u8>)>, Option<FrameError>) {
+        let mut carry = Carry::new();
+        let mut seen = Vec::new();
+        let mut start = 0;
+        for end in cuts.iter().copied().chain([bytes.len()]) {
+            let piece = &bytes[start..end];
+            let fed = carry.feed(piece, LIMIT, |header, body| {
+                seen.push((header, body.to_vec()));
+                ControlFlow::Continue(())
+            });
+            match fed {
+                Ok(taken) => assert_eq!(taken, piece.len()),
+                Err(error) => {
+                    let again = carry.feed(b"more", LIMIT, |_, _| panic!("a frame after an error"));
+                    assert_eq!(again, Err(error));
+                    return (seen, Some(error));
+                }
+            }
+            start = end;
+        }
+        (seen, None)
+    }
+
+    fn frame_bytes(kind: u8, channel: u32, tag: u32, body: &[u8]) -> Vec<u8> {
+        let header = Header { length: body.len() as u32, kind, channel, tag };
+        [&header.to_bytes(), body].concat()
+    }
+
+    fn stream() -> impl Strategy<Value = Vec<u8>> {
+        let body = proptest::collection::vec(any::<u8>(), 0..80);
+        let frame = (any::<u8>(), any::<u32>(), any::<u32>(), body)
+            .prop_map(|(kind, channel, tag, body)| frame_bytes(kind, channel, tag, &body));
+        let ending = prop_oneof![
+            Just(Vec::new()),
+            Just(frame_bytes(1, 0, 0, &[7; 301])),
+            Just([&[3, 0, 0, 0, 2, 1][..], &[0; 13]].concat()),
+            Just(frame_bytes(1, 0, 0, &[7; 20])[..30].to_vec()),
+        ];
+        (proptest::collection::vec(frame, 0..6), ending).prop_map(|(frames, ending)| {
+            let mut bytes = frames.concat();
+            bytes.extend_from_slice(&ending);
+            bytes
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_cut_gives_the_same_frames(
+            bytes in stream(),
+            cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
+        ) {
+            let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+            places.sort_unstable();
+            let whole = feed_in_pieces(&bytes, &[]);
+            prop_assert_eq!(&feed_in_pieces(&bytes, &places), &whole);
+            let each: Vec<usize> = (0..bytes.len()).collect();
+            prop_assert_eq!(&feed_in_pieces(&bytes, &each), &whole);
+        }
+
+        #[test]
+        fn headers_go_both_ways(length in 0..=LIMIT, kind: u8, channel: u32, tag: u32) {
+            let header = Header { length, kind, channel, tag };
+            prop_assert_eq!(decode_header(&header.to_bytes(), LIMIT), Ok(Some(header)));
+        }
+    }
+
+    #[test]
+    fn layout_is_little_endian_and_reserved_is_ignored() {
+        let mut bytes = frame_bytes(3, 0x0403_0201, 0x0807_0605, b"hi");
+        assert_eq!(bytes, [2, 0, 0, 0, 3, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, b'h', b'i']);
+        bytes[6] = 0xFF;
+        bytes[7] = 0xEE;
+        let frame = decode(&bytes, LIMIT).expect("a good frame").expect("a whole frame");
+        assert_eq!((frame.header.kind, frame.body), (3, &b"hi"[..]));
+    }
+
+    #[test]
+    fn oversize_is_refused_from_the_header_before_any_memory_is_taken() {
+        let header = Header { length: LIMIT + 1, kind: 1, channel: 0, tag: 0 }.to_bytes();
+        let mut carry = Carry::new();
+        assert_eq!(carry.feed(&header[..15], LIMIT, |_, _| ControlFlow::Continue(())), Ok(15));
+        let refused = carry.feed(&header[15..], LIMIT, |_, _| ControlFlow::Continue(()));
+        assert_eq!(refused, Err(FrameError::TooLarge { length: LIMIT + 1, limit: LIMIT }));
+        assert!(carry.heap_bytes() <= 64);
+    }
+
+    #[test]
+    fn a_carry_holds_what_arrived_and_nothing_between_frames() {
+        let bytes = frame_bytes(1, 0, 0, &[9; 250]);
+        let mut carry = Carry::new();
+        carry.feed(&bytes[..40], LIMIT, |_, _| panic!("incomplete")).expect("no error");
+        assert!((40..=80).contains(&carry.heap_bytes()));
+        let mut frames = 0;
+        let visit = |_: Header, _: &[u8]| {
+            frames += 1;
+            ControlFlow::Continue(())
+        };
+        carry.feed(&bytes[40..], LIMIT, visit).expect("no error");
+        assert_eq!((frames, carry.heap_bytes(), carry.is_empty()), (1, 0, true));
+    }
+
+    #[test]
+    fn breaking_off_leaves_the_rest_to_the_caller() {
+        let bytes = [frame_bytes(1, 0, 1, b"first"), frame_bytes(2, 0, 2, b"second")].concat();
+        for cut in 0..21 {
+            let mut carry = Carry::new();
+            let held = carry.feed(&bytes[..cut], LIMIT, |_, _| ControlFlow::Break(())).expect("no error");
+            assert_eq!(held, cut);
+            let taken = carry.feed(&bytes[cut..], LIMIT, |_, _| ControlFlow::Break(())).expect("no error");
+            assert_eq!((cut + taken, carry.is_empty()), (21, true));
+        }
+    }
+
+    #[test]
+    fn a_message_must_hold_whole_frames() {
+        let bytes = [frame_bytes(1, 0, 0, b"one"), frame_bytes(2, 0, 0, b"two")].concat();
+        assert_eq!(frames(&bytes, LIMIT).filter(Result::is_ok).count(), 2);
+        let cut: Vec<_> = frames(&bytes[..bytes.len() - 1], LIMIT).collect();
+        assert_eq!((cut.len(), cut[1]), (2, Err(FrameError::Truncated)));
+        let oversize = Header { length: 999, kind: 1, channel: 0, tag: 0 }.to_bytes();
+        let bad: Vec<_> = frames(&oversize, LIMIT).collect();
+        assert_eq!(bad, [Err(FrameError::TooLarge { length: 999, limit: LIMIT })]);
+    }
+}

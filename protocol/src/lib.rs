@@ -11,6 +11,8 @@ pub mod frame;
 pub mod json;
 pub mod limits;
 pub mod message;
+#[cfg(test)]
+mod samples;
 pub mod slot;
 #[cfg(test)]
 mod vectors;

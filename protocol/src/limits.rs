@@ -41,7 +41,7 @@ const _: () = assert!(BODY_BYTES_MAX + 1_024 + HEADER_BYTES < FRAME_BYTES_MAX);
 const _: () = assert!(TICKET_BYTES_MAX + CURSORS_MAX * CURSOR_BYTES + 1_024 < HELLO_BYTES_MAX);
 const _: () = assert!(HELLO_BYTES_MAX <= FRAME_BYTES_MAX);
 const _: () = assert!(QUEUE_ENTRIES_MAX * (18 + VISITOR_BYTES_MAX) + 1_024 < FRAME_BYTES_MAX);
-const _: () = assert!(TICKET_BYTES_MAX <= u16::MAX as usize && SENTENCE_BYTES_MAX <= u16::MAX as usize);
+const _: () = assert!(TICKET_BYTES_MAX < 65_536 && CURSORS_MAX < 65_536);
 
 /// The version to speak with a client that offers `min..=max`, or `None` (then `BAD_VERSION`).
 pub fn negotiate(min: u8, max: u8) -> Option<u8> {

@@ -5,6 +5,8 @@
 //! because JavaScript numbers hold 53 bits; counters are numbers, enums lower-case names, codes by name. Unknown
 //! fields are ignored; of a field that comes twice the first counts.
 
+#[cfg(test)]
+mod tests;
 pub(crate) mod value;
 pub(crate) mod write;
 

@@ -9,6 +9,8 @@ mod lists;
 mod macros;
 mod named;
 mod server;
+#[cfg(test)]
+mod tests;
 
 pub use client::ClientMessage;
 pub use error::WireError;
