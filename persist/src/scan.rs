@@ -221,19 +221,22 @@ impl SegmentScan {
         {
             return Err(ScanError::Version(segment, head.version));
         }
-        let full = head.map_or(self.plan.segment_bytes.max(bytes.len() as u32), |head| head.bytes);
+        let full = head.map_or(self.plan.segment_bytes.max(u32::try_from(bytes.len()).unwrap_or(u32::MAX)), |head| head.bytes);
         self.lengths.insert(segment, full);
         let short = bytes.len() < full as usize;
         if short {
-            self.report(DamageKind::Short, segment, bytes.len() as u32, full);
-        }
-        if head.is_none() {
-            let end = SECTOR_BYTES.min(bytes.len()) as u32;
-            self.report(DamageKind::Header, segment, 0, end);
+            // A sector cut in two cannot be verified; it counts as gone.
+            let end = bytes.len() / SECTOR_BYTES * SECTOR_BYTES;
+            self.report(DamageKind::Short, segment, end as u32, full);
         }
         let usable = bytes.len().min(full as usize) / SECTOR_BYTES * SECTOR_BYTES;
         let bytes = &bytes[..usable];
         let generation = head.map(|head| head.generation).or_else(|| agreed_generation(log, segment, bytes));
+        if head.is_none() {
+            // Without a generation nothing in the file can be told from leftovers: all of it is suspect.
+            let end = if generation.is_some() { SECTOR_BYTES.min(usable) } else { full as usize };
+            self.report(DamageKind::Header, segment, 0, end as u32);
+        }
         let Some(generation) = generation else {
             self.disturb(segment);
             return Ok(None);
