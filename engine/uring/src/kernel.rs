@@ -20,8 +20,11 @@ pub const WOKEN: u64 = 1 << KIND_SHIFT;
 /// Bits of a `user` value below its kind.
 pub const KIND_SHIFT: u32 = 60;
 
-/// Kinds of `user` values. `ARRIVED` and `WOKEN` are made by the kernel, the others echo the table's.
+/// Kind of an [`arrival`].
 pub(crate) const KIND_ARRIVED: u64 = 2;
+
+/// The kind the table never uses: a kernel may mark its own internal operations with it.
+pub const KIND_KERNEL: u64 = 15;
 
 /// Bits of a hand-over token's counter.
 pub const TOKEN_COUNTER_BITS: u32 = 44;
@@ -92,8 +95,9 @@ pub enum Op {
         /// The shard.
         shard: u16,
     },
-    /// Creates a segment file with its full length; completes with 0 when file and directory entry are durable,
-    /// or with an errno. Reads as zeros. Never blocks the caller of `enter`.
+    /// Brings a segment file to life as [`ringdesk_persist::DiskOp::Create`] says: full length, header, sync, rename,
+    /// sync of the directory; completes with 0 when all of that is durable, or with an errno. Never blocks the
+    /// caller of `enter`.
     Create {
         /// The log.
         log: u16,
@@ -101,6 +105,15 @@ pub enum Op {
         segment: u32,
         /// Length of the file, bytes.
         bytes: u64,
+        /// The first bytes of the file, lent to the operation.
+        header: BufferId,
+    },
+    /// Syncs a segment file and the disk's cache (fdatasync); completes with 0 or an errno.
+    Sync {
+        /// The log.
+        log: u16,
+        /// The segment.
+        segment: u32,
     },
     /// Writes `len` bytes of a buffer from `from` on at `offset` of a segment. `result`: bytes written, maybe
     /// fewer, or an errno. Everything written is durable when an operation completes with its full `len`: a shorter

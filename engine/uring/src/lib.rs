@@ -5,9 +5,14 @@
 //! carries operations out and is either io_uring (`sys`, on Linux 6.1 or later), the portable backend, or the
 //! simulator. The [`reactor`] is the loop around both, the same code over each of them.
 //!
-//! Order of reading: [`turn`] (what is driven), [`kernel`] (the seam), [`buffers`], [`table`], [`reactor`], then
-//! `sys`. Unsafe code lives in `sys` only.
+//! Order of reading: [`turn`] (what is driven), [`kernel`] (the seam), [`buffers`], [`table`], [`reactor`], [`run`],
+//! then `sys`. Unsafe code lives in `sys` only.
 
 pub mod buffers;
+pub mod clock;
 pub mod kernel;
+pub mod mailbox;
+pub mod reactor;
+pub mod run;
+pub mod table;
 pub mod turn;

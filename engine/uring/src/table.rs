@@ -1,0 +1,204 @@
+//! The operation table: which descriptor and which buffer belong to which operation, and what each completion means.
+//!
+//! Pure: it submits nothing, sleeps nowhere and reads no clock. Fed with outputs of the shard and completions of the
+//! kernel, it produces inputs for the shard and operations for the kernel. Completions may come in any order, short,
+//! late or failed; the table answers each of these the same way over io_uring and in the simulator.
+//!
+//! Order: `completed` and `expire` at the start of a turn, the output methods after the shard's step, then
+//! [`Table::take_ops`]. Parts: `connection` (sockets), `accept` (listeners), `handover` (descriptors between shards),
+//! `disk` (log files).
+//!
+//! | What happens | Answer |
+//! |---|---|
+//! | short send, short write, short read | the remainder is submitted; the shard sees one end |
+//! | receive ends with ENOBUFS, EINTR, EAGAIN, or a multishot ends | armed again |
+//! | accept fails for want of entries or memory | paused, armed again later; other listeners go on |
+//! | close with operations out | they are cancelled; the entry is closed after their last completion |
+//! | completion of an earlier connection in an entry | ignored, counted |
+//! | failed write or sync | passed up as an error; never retried |
+//! | hand-over with a receive armed or a send out, a second send, a second receive, use after close | panic |
+
+mod accept;
+mod connection;
+mod disk;
+mod handover;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use ringdesk_shard::io::{ConnId, Input, ListenerKind};
+use ringdesk_shard::message::{HandOver, ShardMessage};
+
+use crate::buffers::Buffers;
+use crate::kernel::{Completion, KIND_ARRIVED, KIND_SHIFT, Op, WOKEN};
+use accept::Listener;
+use connection::Connection;
+use disk::Disk;
+use handover::Parcel;
+
+/// errno values the table acts on (asm-generic/errno-base.h, errno.h); the same on every Linux architecture we run on.
+pub(crate) mod errno {
+    pub const EINTR: i32 = 4;
+    pub const EIO: i32 = 5;
+    pub const EAGAIN: i32 = 11;
+    pub const ECONNABORTED: i32 = 103;
+    pub const ENOBUFS: i32 = 105;
+}
+
+const ACCEPT: u64 = 3;
+const RECEIVE: u64 = 4;
+const SEND: u64 = 5;
+const CLOSE: u64 = 6;
+const CANCEL: u64 = 7;
+const HAND_OVER: u64 = 8;
+const DISK: u64 = 9;
+const WAKE: u64 = 10;
+
+const GENERATION_BITS: u32 = 28;
+
+/// `user` of an operation: kind (4 bits), low 28 bits of a generation, index (32 bits).
+fn user(kind: u64, generation: u32, index: u32) -> u64 {
+    let generation = u64::from(generation) & ((1 << GENERATION_BITS) - 1);
+    (kind << KIND_SHIFT) | (generation << 32) | u64::from(index)
+}
+
+fn same_generation(generation: u32, user: u64) -> bool {
+    (u64::from(generation) ^ (user >> 32)) & ((1 << GENERATION_BITS) - 1) == 0
+}
+
+/// What the table counted since start.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct TableCounts {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Accepts that failed.
+    pub accept_errors: u64,
+    /// Receives armed again because the kernel had no receive buffer.
+    pub receive_starved: u64,
+    /// Sends that went out in more than one part.
+    pub short_sends: u64,
+    /// Completions of connections that were gone.
+    pub late: u64,
+    /// Connections handed to other shards.
+    pub handed_out: u64,
+    /// Connections taken over from other shards.
+    pub handed_in: u64,
+    /// Hand-overs the other shard's table had no room for.
+    pub hand_overs_failed: u64,
+}
+
+/// What completions and outputs of a turn lead to.
+#[derive(Default, Debug)]
+pub struct Effects {
+    /// For the shard.
+    pub inputs: Vec<Input>,
+    /// For other shards' lanes, in order: states of connections whose descriptor went ahead.
+    pub to_shards: Vec<(u16, ShardMessage)>,
+}
+
+/// The table of one shard.
+#[derive(Debug)]
+pub struct Table {
+    shard: u16,
+    entries: u32,
+    connections: Vec<Connection>,
+    open: u32,
+    listeners: Vec<Listener>,
+    parcels: BTreeMap<u32, Parcel>,
+    hand_over_counter: u64,
+    arrived_descriptors: BTreeMap<u64, ConnId>,
+    arrived_states: BTreeMap<u64, Box<HandOver>>,
+    disk: Disk,
+    /// Buffers of sends and disk operations; the kernel reaches into it while they are lent.
+    pub buffers: Buffers,
+    ops: Vec<(u64, Op)>,
+    counts: TableCounts,
+}
+
+impl Table {
+    /// A table of `entries` descriptors for `shard`; every listener's accept is armed with the first operations.
+    pub fn new(shard: u16, entries: u32, listeners: &[ListenerKind]) -> Self {
+        let mut table = Self {
+            shard,
+            entries,
+            connections: Vec::new(),
+            open: 0,
+            listeners: listeners.iter().map(|kind| Listener::new(*kind)).collect(),
+            parcels: BTreeMap::new(),
+            hand_over_counter: 0,
+            arrived_descriptors: BTreeMap::new(),
+            arrived_states: BTreeMap::new(),
+            disk: Disk::default(),
+            buffers: Buffers::new(),
+            ops: Vec::new(),
+            counts: TableCounts::default(),
+        };
+        for listener in 0..table.listeners.len() {
+            table.arm_accept(listener);
+        }
+        table
+    }
+
+    /// Takes one completion.
+    pub fn completed(&mut self, now_ns: u64, completion: Completion, effects: &mut Effects) {
+        let index = completion.user as u32;
+        match completion.user >> KIND_SHIFT {
+            KIND_ARRIVED => self.descriptor_arrived(completion, effects),
+            ACCEPT => self.accepted(now_ns, index, completion, effects),
+            RECEIVE => self.received(index, completion, effects),
+            SEND => self.sent(index, completion, effects),
+            CLOSE => self.closed(index, completion),
+            HAND_OVER => self.handed_over(index, completion, effects),
+            DISK => self.disk.completed(completion, &mut self.buffers, &mut self.ops, &mut effects.inputs),
+            // The target's own completion says what a cancellation reached; a wake-up needs no answer.
+            CANCEL | WAKE => {}
+            _ if completion.user == WOKEN => {}
+            kind => panic!("completion of an unknown kind {kind}: {completion:?}"),
+        }
+    }
+
+    /// Ends pauses that are over.
+    pub fn expire(&mut self, now_ns: u64) {
+        for listener in 0..self.listeners.len() {
+            if self.listeners[listener].resume_ns.is_some_and(|at| at <= now_ns) {
+                self.arm_accept(listener);
+            }
+        }
+    }
+
+    /// When [`Self::expire`] has something to do.
+    pub fn next_deadline_ns(&self) -> Option<u64> {
+        self.listeners.iter().filter_map(|listener| listener.resume_ns).min()
+    }
+
+    /// Queues the wake-up of another shard.
+    pub fn wake(&mut self, shard: u16) {
+        self.ops.push((user(WAKE, 0, u32::from(shard)), Op::Wake { shard }));
+    }
+
+    /// The operations queued so far, in order, with the buffers they name. The caller submits all of them.
+    pub fn take_ops(&mut self) -> (std::vec::Drain<'_, (u64, Op)>, &mut Buffers) {
+        (self.ops.drain(..), &mut self.buffers)
+    }
+
+    /// Whether operations are queued.
+    pub fn has_ops(&self) -> bool {
+        !self.ops.is_empty()
+    }
+
+    /// Entries that hold a connection, in whatever state.
+    pub fn open(&self) -> u32 {
+        self.open
+    }
+
+    /// Disk operations not yet answered, waiting ones included.
+    pub fn disk_pending(&self) -> usize {
+        self.disk.pending()
+    }
+
+    /// Counters since start.
+    pub fn counts(&self) -> TableCounts {
+        self.counts
+    }
+}
