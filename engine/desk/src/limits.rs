@@ -3,6 +3,8 @@
 //! What happens at each bound is written beside it. A bound may be raised between two runs; lowering one below
 //! what a log already holds is a broken invariant and ends the replay.
 
+use crate::ids::ConversationId;
+
 /// Largest assignment epoch a note may carry. An epoch grows by one per placement, so this is never reached by
 /// work; it leaves room so that adding one cannot overflow.
 pub const EPOCH_MAX: u32 = u32::MAX - (1 << 16);
@@ -94,7 +96,10 @@ impl Limits {
             "a record counts a visitor id's bytes in 16 bits"
         );
         assert!(self.grace_ms < 1 << 40, "the grace period must fit the clock");
-        assert!(self.conversations_max >= 1, "a desk needs room for one conversation");
+        assert!(
+            (1..1 << ConversationId::NUMBER_BITS).contains(&self.conversations_max),
+            "a conversation's number has 50 bits"
+        );
     }
 }
 

@@ -12,7 +12,6 @@ use crate::decision::Decision;
 use crate::dispatcher::Dispatcher;
 use crate::event::{Event, Note};
 use crate::ids::{AgentId, ConversationId, Hlc, SiteId};
-use crate::limits::EPOCH_MAX;
 use crate::queue::Entry;
 
 /// One dispatcher in the middle of a decision.
@@ -137,8 +136,8 @@ impl<'d, 'a> Draft<'d, 'a> {
     }
 
     fn place(&mut self, conversation: ConversationId, since: Hlc, epoch: u32, agent: AgentId) {
-        assert!(epoch <= EPOCH_MAX, "{conversation:?} was placed {epoch} times");
-        let (slot, site, epoch, at) = (self.decision.slot, self.site, epoch + 1, self.decision.now);
+        let epoch = epoch.checked_add(1).expect("epochs leave room, see EPOCH_MAX");
+        let (slot, site, at) = (self.decision.slot, self.site, self.decision.now);
         self.decision.moves_left -= 1;
         self.decision.push(Event::Placed { slot, site, conversation, agent, epoch, at });
         self.decision.tell(conversation.slot(), Note::Assign { conversation, agent, epoch });
