@@ -221,7 +221,10 @@ impl SegmentScan {
         {
             return Err(ScanError::Version(segment, head.version));
         }
-        let full = head.map_or(self.plan.segment_bytes.max(u32::try_from(bytes.len()).unwrap_or(u32::MAX)), |head| head.bytes);
+        let full = head
+            .map_or(self.plan.segment_bytes.max(u32::try_from(bytes.len()).unwrap_or(u32::MAX)), |head| {
+                head.bytes
+            });
         self.lengths.insert(segment, full);
         let short = bytes.len() < full as usize;
         if short {

@@ -272,7 +272,7 @@ fn missing_unreadable_and_headless_segments() {
 fn a_batch_lost_by_the_disk_is_damage_once_a_mark_covers_it() {
     for marked in [true, false] {
         let written = small(marked);
-        let (at, _) = *written.records.iter().map(|(at, _)| (at, ())).last().as_ref().expect("records");
+        let at = written.records[written.records.len() - 1].0;
         let from = written.records[written.records.len() - 2].0.position.offset() as usize / 512 * 512;
         let end = (at.position.offset() as usize + at.len as usize).next_multiple_of(512);
         let mut files = written.files.clone();
