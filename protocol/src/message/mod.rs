@@ -6,7 +6,7 @@
 mod client;
 mod error;
 mod lists;
-mod macros;
+pub(crate) mod macros;
 mod named;
 mod server;
 #[cfg(test)]
