@@ -1,3 +1,62 @@
-//! ringbench: open-loop load over the wire protocol.
+//! ringbench: open-loop load over the wire protocol, and the kill -9 campaign.
+//!
+//! Order, as a message passes: [`schedule`] says when, [`load`] who, [`client`] with which key, [`net`] puts it on
+//! the wire; what comes back goes through [`client`] into the [`ledger`], and [`report`] sums up. [`fleet`] owns
+//! all of them on one thread.
 
-fn main() {}
+mod body;
+mod chat;
+mod cli;
+mod client;
+mod control;
+mod crash;
+mod disk;
+mod environment;
+mod fleet;
+mod http;
+mod ledger;
+mod load;
+mod net;
+mod report;
+mod schedule;
+mod server;
+mod websocket;
+
+use std::num::NonZeroU64;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{ChatArgs, Cli, Command, Workload};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // The kernel may round a sleep up by 50 us to save power; a generator must not be that late.
+    if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1_000)) {
+        eprintln!("ringbench: sleeps stay imprecise: {error}");
+    }
+    let done = match Cli::parse().command {
+        Command::Run { workload: Workload::Chat(args) } => args.crew.check().and_then(|()| chat(&args)),
+        Command::Crash(args) => args.crew.check().and_then(|()| crash::run(&args)),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(sentence) => {
+            eprintln!("ringbench: {sentence}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Runs, prints, writes the JSON; whether the run kept every promise.
+fn chat(args: &ChatArgs) -> Result<bool, String> {
+    let report = chat::run(args)?;
+    println!("{report}");
+    if let Some(path) = &args.json {
+        std::fs::write(path, report.json()).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+    }
+    Ok(report.passed())
+}
