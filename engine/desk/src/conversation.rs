@@ -418,3 +418,20 @@ fn number_party(number: u32) -> Party {
 fn narrow(seq: u64) -> u32 {
     u32::try_from(seq).expect("seq is kept in 32 bits")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an idle conversation with one device costs beside its allocations' overhead. A larger number here is a
+    /// decision, not an accident: there are a hundred thousand of them.
+    #[test]
+    fn an_idle_conversation_is_small() {
+        let (conversation, device) = (size_of::<Conversation>(), size_of::<Device>());
+        println!("Conversation {conversation} bytes, Device {device} bytes, key in its window 12 bytes");
+        println!("Visitor {} bytes", size_of::<crate::visitor::Visitor>());
+        assert!(conversation <= 104, "Conversation grew to {conversation} bytes");
+        assert!(device <= 40, "Device grew to {device} bytes");
+        assert!(conversation + device + 12 <= 160, "an idle conversation with one device and one message");
+    }
+}
