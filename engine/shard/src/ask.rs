@@ -6,6 +6,12 @@ use ringdesk_desk::ids::{AgentId, ConversationId, DeviceId, SiteId, Slot};
 
 use crate::message::SessionRef;
 
+/// Cursor of a subscription that starts near the end.
+pub const FROM_TAIL: u64 = u64::MAX;
+
+/// Items an agent gets at once when a conversation becomes its own; older ones through HISTORY.
+pub const TAIL_ITEMS: u64 = 50;
+
 /// What is asked, without its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Want {
@@ -80,8 +86,10 @@ pub enum Want {
     Subscribe {
         /// The conversation.
         conversation: ConversationId,
-        /// Last seq the client has; `u64::MAX` = start at the end.
+        /// Last seq the client has; [`FROM_TAIL`] = the newest [`TAIL_ITEMS`], then live.
         after: u64,
+        /// Whether an owning agent is told ASSIGNED first (a new subscription, not the next piece of one).
+        announce: bool,
     },
     /// No more pushes of this conversation.
     Unsubscribe {
@@ -119,6 +127,33 @@ impl Want {
     }
 }
 
+impl Want {
+    /// The conversation it is about, 0 for none.
+    pub fn conversation(&self) -> u64 {
+        match *self {
+            Self::Send { conversation, .. }
+            | Self::Receipt { conversation, .. }
+            | Self::Typing { conversation, .. }
+            | Self::History { conversation, .. }
+            | Self::Resolve { conversation, .. }
+            | Self::Subscribe { conversation, .. }
+            | Self::Unsubscribe { conversation } => conversation.0,
+            Self::Open { .. } | Self::Presence { .. } | Self::Link { .. } | Self::Unlink { .. } => 0,
+        }
+    }
+
+    /// The n of its key, 0 for none.
+    pub fn n(&self) -> u64 {
+        match *self {
+            Self::Open { n, .. }
+            | Self::Send { n, .. }
+            | Self::Resolve { n, .. }
+            | Self::Presence { n, .. } => n,
+            _ => 0,
+        }
+    }
+}
+
 /// One request, borrowed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ask<'a> {
@@ -126,6 +161,8 @@ pub struct Ask<'a> {
     pub from: SessionRef,
     /// Echoed in the answer.
     pub tag: u32,
+    /// Kind of the client frame it came from, for REJECT; 0 for what no client sent.
+    pub kind: u8,
     /// Device of the session.
     pub device: DeviceId,
     /// What the ticket proved.
@@ -141,6 +178,7 @@ pub struct Ask<'a> {
 pub struct OwnedAsk {
     from: SessionRef,
     tag: u32,
+    kind: u8,
     device: DeviceId,
     site: SiteId,
     agent: Option<AgentId>,
@@ -159,6 +197,7 @@ impl Ask<'_> {
         Box::new(OwnedAsk {
             from: self.from,
             tag: self.tag,
+            kind: self.kind,
             device: self.device,
             site,
             agent,
@@ -179,6 +218,7 @@ impl OwnedAsk {
         Ask {
             from: self.from,
             tag: self.tag,
+            kind: self.kind,
             device: self.device,
             caller,
             want: self.want,

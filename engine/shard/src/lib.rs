@@ -2,9 +2,25 @@
 //!
 //! `Shard::step(now, inputs, outputs)` is one turn. The crate has no clock, no randomness, no thread and no
 //! system call; the reactor and the simulator drive the same object.
+//!
+//! Data path, in the order of the modules: `front` (bytes to asks) -> `router` -> `owner` (decide, stage, `gate`,
+//! `index`) -> `mail` -> `front` (frames to outboxes).
 
 pub mod ask;
+mod clock;
+mod frames;
+mod front;
+mod gate;
+mod index;
 pub mod io;
+mod mail;
 pub mod message;
+mod owner;
 pub mod report;
+pub mod router;
 pub mod settings;
+mod shard;
+pub mod ticket;
+
+pub use owner::{Owner, OwnerConfig, Replay, ReplayError};
+pub use shard::Shard;

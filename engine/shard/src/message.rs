@@ -21,6 +21,9 @@ pub struct SessionRef {
     pub channel: u32,
 }
 
+/// `Caught::upto` of a refused subscription.
+pub const NO_SUCH: u64 = u64::MAX;
+
 /// One message in a lane.
 #[derive(Clone, Debug)]
 pub enum ShardMessage {
@@ -43,19 +46,22 @@ pub enum ShardMessage {
         to: SessionRef,
         /// The conversation.
         conversation: ConversationId,
-        /// Seq of the last item in `frames`, or the cursor if there are none.
+        /// Seq of the last item in `frames`, or the cursor if there are none. [`NO_SUCH`]: the session may not
+        /// read it, the subscription is over.
         upto: u64,
         /// Whether pushes follow from `upto + 1` on; otherwise the session asks again when it has room.
         live: bool,
         /// Complete binary frames, channel 0.
         frames: Arc<[u8]>,
     },
-    /// The dispatcher tells an agent's session of a conversation placed with the agent.
+    /// A session shall subscribe: the visitor's own after OPEN, an agent's when one was placed with it.
     Invite {
         /// The session.
         to: SessionRef,
         /// The conversation.
         conversation: ConversationId,
+        /// Cursor to subscribe from; see `ask::FROM_TAIL`.
+        after: u64,
     },
     /// A logged, numbered note between entities (C2).
     Note {
@@ -148,6 +154,8 @@ pub struct HandOver {
     pub tag: u32,
     /// Resume cursors of the HELLO: conversation, epoch, seq.
     pub cursors: Vec<(u64, u32, u64)>,
-    /// Bytes that arrived after the HELLO and were not decoded yet (pipelined frames).
+    /// Complete binary frames that came in the same WebSocket message after the HELLO.
+    pub frames: Vec<u8>,
+    /// Bytes of the stream that arrived after the HELLO and were not decoded yet.
     pub unread: Vec<u8>,
 }

@@ -1,0 +1,230 @@
+//! Client messages after HELLO: who may say what, and the ask that each becomes.
+
+use std::sync::Arc;
+
+use ringdesk_desk::command::{Availability, Caller};
+use ringdesk_desk::ids::{ConversationId, DeviceId};
+use ringdesk_protocol::{self as wire, ClientMessage, Code, Frame, ServerMessage};
+
+use super::Front;
+use super::connection::{Phase, Session};
+use super::hello::Hello;
+use crate::ask::{Ask, Want};
+use crate::mail::Mail;
+use crate::message::{Identity, SessionRef};
+use crate::owner::Owner;
+use crate::router::{identity_slot, site_slot};
+
+/// Visitors one gateway connection binds at most. Full: BIND is refused with BUSY.
+const CHANNELS_MAX: usize = 65_536;
+
+impl Front {
+    pub(super) fn on_later_frame(
+        &mut self,
+        index: u32,
+        frame: Frame<'_>,
+        owner: &mut Owner,
+        mail: &mut Mail<'_>,
+    ) {
+        match ClientMessage::decode(frame.header.kind, frame.body) {
+            Ok(message) => {
+                self.on_message(index, frame.header.channel, frame.header.tag, message, owner, mail);
+            }
+            Err(error) => {
+                let to = self.session_ref(index, frame.header.channel);
+                self.refuse(to, frame.header.tag, frame.header.kind, 0, error.code());
+            }
+        }
+    }
+
+    fn session_ref(&mut self, index: u32, channel: u32) -> SessionRef {
+        let shard = self.shard;
+        self.at(index).session_ref(shard, channel)
+    }
+
+    pub(super) fn on_message(
+        &mut self,
+        index: u32,
+        channel: u32,
+        tag: u32,
+        message: ClientMessage<'_>,
+        owner: &mut Owner,
+        mail: &mut Mail<'_>,
+    ) {
+        let greeting = matches!(self.at(index).phase, Phase::Greeting);
+        if let ClientMessage::Hello { version_min, version_max, role, device, ticket, cursors } = message {
+            if !greeting {
+                return self.goodbye(index, Code::ProtocolViolation);
+            }
+            let hello = Hello { version_min, version_max, role, device, ticket, cursors };
+            return self.hello(index, tag, &hello, owner, mail);
+        }
+        if greeting {
+            return self.goodbye(index, Code::HelloExpected);
+        }
+        match message {
+            ClientMessage::Ping { nonce } => {
+                self.at(index).put(channel, tag, &ServerMessage::Pong { nonce });
+                self.touch(index);
+            }
+            ClientMessage::Bind { channel, device, visitor, cursors } => {
+                self.bind((index, channel, tag), visitor, device, cursors, owner, mail);
+            }
+            ClientMessage::Unbind { channel } => self.unbind(index, channel, tag, owner, mail),
+            _ => self.ask_as(index, channel, tag, &message, owner, mail),
+        }
+    }
+
+    /// A message of the session on `channel` becomes an ask.
+    fn ask_as(
+        &mut self,
+        index: u32,
+        channel: u32,
+        tag: u32,
+        message: &ClientMessage<'_>,
+        owner: &mut Owner,
+        mail: &mut Mail<'_>,
+    ) {
+        let from = self.session_ref(index, channel);
+        let kind = message.kind();
+        let Some(ready) = self.at(index).ready_mut() else { return };
+        let site_name = ready.principal.site_name.clone();
+        let Some(session) = ready.sessions.get(&channel) else {
+            return self.refuse(from, tag, kind, 0, Code::ChannelUnknown);
+        };
+        let want = match want_of(message, session, &site_name) {
+            Ok(want) => want,
+            Err(code) => return self.refuse(from, tag, kind, 0, code),
+        };
+        let body: &[u8] = match message {
+            ClientMessage::Send { body, .. } => body,
+            _ => &[],
+        };
+        let (name, device) = (session.name.clone(), session.device);
+        let caller = match session.caller() {
+            Caller::Agent { site, agent } => Caller::Agent { site, agent },
+            Caller::Visitor { site, .. } => Caller::Visitor { site, visitor: &name },
+        };
+        self.route(Ask { from, tag, kind, device, caller, want, body }, owner, mail);
+    }
+
+    fn bind(
+        &mut self,
+        (index, channel, tag): (u32, u32, u32),
+        visitor: &str,
+        device: u64,
+        cursors: &[wire::Cursor],
+        owner: &mut Owner,
+        mail: &mut Mail<'_>,
+    ) {
+        let kind = BIND;
+        let from = self.session_ref(index, 0);
+        let Some(ready) = self.at(index).ready_mut() else { return };
+        let code = if ready.principal.identity != Identity::Gateway {
+            Some(Code::Forbidden)
+        } else if channel == 0 || device == 0 {
+            Some(Code::Invalid)
+        } else if ready.sessions.contains_key(&channel) {
+            Some(Code::ChannelInUse)
+        } else if ready.sessions.len() >= CHANNELS_MAX {
+            Some(Code::Busy)
+        } else {
+            None
+        };
+        if let Some(code) = code {
+            return self.refuse(from, tag, kind, 0, code);
+        }
+        let session = Session {
+            site: ready.principal.site,
+            agent: None,
+            name: Arc::from(visitor),
+            device: DeviceId(device),
+            listens: Vec::new(),
+        };
+        let key = (session.site.0, 0, visitor.to_owned());
+        if self.revoked.get(&key).is_some_and(|before| self.wall_ms / 1000 < *before) {
+            return self.refuse(from, tag, kind, 0, Code::Forbidden);
+        }
+        let ready = self.at(index).ready_mut().expect("it was ready");
+        ready.sessions.insert(channel, session);
+        self.sessions += 1;
+        self.welcome(index, channel, tag, owner);
+        let cursors: Vec<_> = cursors.iter().map(|c| (c.conversation(), c.epoch(), c.seq())).collect();
+        self.resume_cursors(index, channel, &cursors, owner, mail);
+    }
+
+    fn unbind(&mut self, index: u32, channel: u32, tag: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
+        let from = self.session_ref(index, 0);
+        let Some(ready) = self.at(index).ready_mut() else { return };
+        if ready.principal.identity != Identity::Gateway {
+            return self.refuse(from, tag, UNBIND, 0, Code::Forbidden);
+        }
+        if channel == 0 || !ready.sessions.contains_key(&channel) {
+            return self.refuse(from, tag, UNBIND, 0, Code::ChannelUnknown);
+        }
+        self.end_session(index, channel, owner, mail);
+        self.at(index).put(
+            channel,
+            tag,
+            &ServerMessage::Ack { conversation: 0, seq: 0, n: 0, duplicate: false },
+        );
+        self.touch(index);
+    }
+}
+
+/// Kinds of the frames that never become an ask.
+const BIND: u8 = 0x09;
+const UNBIND: u8 = 0x0A;
+
+fn want_of(message: &ClientMessage<'_>, session: &Session, site: &str) -> Result<Want, Code> {
+    let is_agent = session.agent.is_some();
+    Ok(match *message {
+        ClientMessage::Open { n, .. } if !is_agent => {
+            Want::Open { slot: identity_slot(site, &session.name), site_slot: site_slot(site), n }
+        }
+        ClientMessage::Send { conversation, n, owner_epoch, content, .. } => Want::Send {
+            conversation: ConversationId(conversation),
+            n,
+            owner_epoch,
+            content: content.number(),
+        },
+        ClientMessage::Receipt { conversation, delivered, read } => {
+            Want::Receipt { conversation: ConversationId(conversation), delivered, read }
+        }
+        ClientMessage::Typing { conversation, on } => {
+            Want::Typing { conversation: ConversationId(conversation), on }
+        }
+        ClientMessage::History { conversation, before, after, limit } => {
+            Want::History { conversation: ConversationId(conversation), before, after, limit }
+        }
+        ClientMessage::Resolve { conversation, n, owner_epoch } => {
+            Want::Resolve { conversation: ConversationId(conversation), n, owner_epoch }
+        }
+        ClientMessage::Presence { n, availability, capacity } if is_agent => Want::Presence {
+            slot: site_slot(site),
+            n,
+            availability: match availability {
+                wire::Availability::Offline => Availability::Offline,
+                wire::Availability::Online => Availability::Online,
+                wire::Availability::Away => Availability::Away,
+            },
+            capacity,
+        },
+        ClientMessage::Open { .. } | ClientMessage::Presence { .. } => return Err(Code::Forbidden),
+        ClientMessage::Hello { .. }
+        | ClientMessage::Bind { .. }
+        | ClientMessage::Unbind { .. }
+        | ClientMessage::Ping { .. } => return Err(Code::ProtocolViolation),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_what_the_protocol_says() {
+        assert!(ClientMessage::KINDS.contains(&(BIND, "bind")));
+        assert!(ClientMessage::KINDS.contains(&(UNBIND, "unbind")));
+    }
+}

@@ -1,0 +1,265 @@
+//! One connection: how its bytes are cut into frames, what waits to leave for it, and who speaks through it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ringdesk_desk::command::Caller;
+use ringdesk_desk::ids::{AgentId, ConversationId, DeviceId, SiteId};
+use ringdesk_protocol::ws::{self, Decoder, Opcode, Upgrade};
+use ringdesk_protocol::{Carry, Code, ServerMessage};
+
+use crate::io::ConnId;
+use crate::message::{HandOver, Principal, SessionRef, Transport};
+
+/// Byte offset of the channel in a frame header.
+const CHANNEL_AT: usize = 8;
+
+/// How the bytes of a connection are cut.
+#[derive(Debug)]
+pub enum Cutter {
+    /// HTTP upgrade request not complete yet.
+    Upgrade(Upgrade),
+    /// Binary frames on the stream.
+    Stream(Carry),
+    /// WebSocket frames.
+    WebSocket(Decoder),
+    /// Lent to the decoding loop.
+    Lent,
+}
+
+/// Where a connection stands.
+#[derive(Debug)]
+pub enum Phase {
+    /// No HELLO yet.
+    Greeting,
+    /// HELLO taken; waits for its sends to complete, then goes to another shard.
+    Leaving {
+        /// The shard that owns the identity.
+        to: u16,
+        /// What goes with it.
+        state: Box<HandOver>,
+    },
+    /// Descriptor and state are on their way to another shard.
+    Gone,
+    /// Served here.
+    Ready(Box<Ready>),
+}
+
+/// A connection after HELLO.
+#[derive(Debug)]
+pub struct Ready {
+    /// What the ticket proved.
+    pub principal: Principal,
+    /// Sessions by channel: one at 0, or those a gateway bound.
+    pub sessions: BTreeMap<u32, Session>,
+}
+
+/// Where a subscription stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flow {
+    /// Asked the owner for the items after `last`; pushes that come meanwhile belong to an earlier subscription.
+    Asking,
+    /// Pushes come, each `last + 1`.
+    Live,
+    /// The client is slow: nothing is pushed, the log serves it from `last` when it has drained.
+    Paused,
+}
+
+/// One conversation a session listens to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listen {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Highest seq put into the outbox.
+    pub last: u64,
+    /// Where it stands.
+    pub flow: Flow,
+}
+
+/// One identity on a connection.
+#[derive(Debug)]
+pub struct Session {
+    /// Site of the ticket.
+    pub site: SiteId,
+    /// The agent, or `None` for a visitor.
+    pub agent: Option<AgentId>,
+    /// External id of the visitor, or login of the agent.
+    pub name: Arc<str>,
+    /// Device of HELLO or BIND.
+    pub device: DeviceId,
+    /// What it listens to, in order of subscription.
+    pub listens: Vec<Listen>,
+}
+
+impl Session {
+    /// The caller of its requests.
+    pub fn caller(&self) -> Caller<'_> {
+        match self.agent {
+            Some(agent) => Caller::Agent { site: self.site, agent },
+            None => Caller::Visitor { site: self.site, visitor: &self.name },
+        }
+    }
+
+    /// The subscription to a conversation.
+    pub fn listen_mut(&mut self, conversation: ConversationId) -> Option<&mut Listen> {
+        self.listens.iter_mut().find(|listen| listen.conversation == conversation)
+    }
+}
+
+/// One connection of this shard.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its identity at the driver.
+    pub id: ConnId,
+    /// How its bytes are cut.
+    pub cutter: Cutter,
+    /// How frames are wrapped for it.
+    pub transport: Transport,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Bytes that wait for the send in flight to complete.
+    pub outbox: Vec<u8>,
+    /// Bytes of the send in flight; 0 = none.
+    pub sending_bytes: u32,
+    /// Whether it is in the list of connections to flush this turn.
+    pub dirty: bool,
+    /// Nothing more is taken from it; it closes when its outbox is flushed.
+    pub closing: bool,
+    /// When it was last heard, or accepted: seconds of the monotonic clock.
+    pub heard_s: u64,
+    /// Number of paused subscriptions.
+    pub paused: u32,
+}
+
+impl Connection {
+    /// A connection just accepted or handed over.
+    pub fn new(id: ConnId, transport: Transport, cutter: Cutter, now_s: u64) -> Self {
+        Self {
+            id,
+            cutter,
+            transport,
+            phase: Phase::Greeting,
+            outbox: Vec::new(),
+            sending_bytes: 0,
+            dirty: false,
+            closing: false,
+            heard_s: now_s,
+            paused: 0,
+        }
+    }
+
+    /// A reference to one of its sessions.
+    pub fn session_ref(&self, shard: u16, channel: u32) -> SessionRef {
+        SessionRef { shard, index: self.id.index, generation: self.id.generation, channel }
+    }
+
+    /// The sessions after HELLO.
+    pub fn ready_mut(&mut self) -> Option<&mut Ready> {
+        match &mut self.phase {
+            Phase::Ready(ready) => Some(ready),
+            _ => None,
+        }
+    }
+
+    /// One session.
+    pub fn session_mut(&mut self, channel: u32) -> Option<&mut Session> {
+        self.ready_mut()?.sessions.get_mut(&channel)
+    }
+
+    /// Bytes that wait or are being sent.
+    pub fn backlog_bytes(&self) -> usize {
+        self.outbox.len() + self.sending_bytes as usize
+    }
+
+    /// Puts complete binary frames into the outbox, each with this channel, wrapped as the transport wants.
+    pub fn put_frames(&mut self, channel: u32, frames: &[u8]) {
+        match self.transport {
+            Transport::Stream => {
+                let start = self.outbox.len();
+                self.outbox.extend_from_slice(frames);
+                patch_channels(&mut self.outbox[start..], channel);
+            }
+            Transport::WsBinary => {
+                ws::encode::head(Opcode::Binary, frames.len(), None, &mut self.outbox);
+                let start = self.outbox.len();
+                self.outbox.extend_from_slice(frames);
+                patch_channels(&mut self.outbox[start..], channel);
+            }
+            Transport::WsJson => self.put_json(channel, frames),
+        }
+    }
+
+    fn put_json(&mut self, channel: u32, frames: &[u8]) {
+        let limit = ringdesk_protocol::limits::FRAME_BYTES_MAX as u32;
+        for frame in ringdesk_protocol::frame::frames(frames, limit) {
+            let frame = frame.expect("own frames are whole");
+            let message = ServerMessage::decode(frame.header.kind, frame.body).expect("own frames decode");
+            let start = self.outbox.len();
+            message.write_json(channel, frame.header.tag, &mut self.outbox);
+            ws::encode::wrap(Opcode::Text, start, &mut self.outbox);
+        }
+    }
+
+    /// Puts one message into the outbox.
+    pub fn put(&mut self, channel: u32, tag: u32, message: &ServerMessage<'_>) {
+        let mut frame = Vec::with_capacity(128);
+        message.encode(channel, tag, &mut frame);
+        self.put_frames(channel, &frame);
+    }
+
+    /// Says goodbye; the connection closes when that is flushed.
+    pub fn goodbye(&mut self, code: Code, retry_after_ms: u32) {
+        if self.closing {
+            return;
+        }
+        let sentence = code.sentence(ringdesk_protocol::Language::English);
+        if !matches!(self.cutter, Cutter::Upgrade(_)) {
+            self.put(0, 0, &ServerMessage::Goodbye { code, retry_after_ms, sentence });
+        }
+        if self.transport != Transport::Stream && !matches!(self.cutter, Cutter::Upgrade(_)) {
+            ws::encode::close(ws::close_code_of(code), code.name(), &mut self.outbox);
+        }
+        self.closing = true;
+    }
+}
+
+/// Writes the channel into each of a run of complete frames.
+fn patch_channels(frames: &mut [u8], channel: u32) {
+    if channel == 0 {
+        return;
+    }
+    let mut at = 0;
+    while at < frames.len() {
+        let length = u32::from_le_bytes(frames[at..at + 4].try_into().expect("a whole header"));
+        frames[at + CHANNEL_AT..at + CHANNEL_AT + 4].copy_from_slice(&channel.to_le_bytes());
+        at += ringdesk_protocol::limits::HEADER_BYTES + length as usize;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_frame_of_a_run_gets_the_channel() {
+        let id = ConnId { index: 1, generation: 1 };
+        let mut connection = Connection::new(id, Transport::Stream, Cutter::Stream(Carry::new()), 0);
+        let mut run = Vec::new();
+        ServerMessage::Pong { nonce: 1 }.encode(0, 5, &mut run);
+        ServerMessage::Pong { nonce: 2 }.encode(0, 6, &mut run);
+        connection.put_frames(77, &run);
+        let channels: Vec<(u32, u32)> = ringdesk_protocol::frame::frames(&connection.outbox, 1024)
+            .map(|frame| frame.map(|frame| (frame.header.channel, frame.header.tag)).unwrap())
+            .collect();
+        assert_eq!(channels, [(77, 5), (77, 6)]);
+    }
+
+    #[test]
+    fn json_clients_get_text_with_the_channel() {
+        let id = ConnId { index: 1, generation: 1 };
+        let mut connection = Connection::new(id, Transport::WsJson, Cutter::WebSocket(Decoder::server()), 0);
+        connection.put(0, 9, &ServerMessage::Pong { nonce: 1 });
+        let text = std::str::from_utf8(&connection.outbox[2..]).unwrap();
+        assert!(text.contains("\"type\":\"pong\"") && text.contains("\"tag\":9"), "{text}");
+    }
+}

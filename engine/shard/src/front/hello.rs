@@ -1,0 +1,209 @@
+//! HELLO: version, ticket, revocation; then the connection goes to the shard that owns its identity, and WELCOME
+//! comes from there.
+
+use ringdesk_desk::ids::{ConversationId, DeviceId};
+use ringdesk_protocol::limits::{FRAME_BYTES_MAX, VERSION, negotiate};
+use ringdesk_protocol::ws::Decoder;
+use ringdesk_protocol::{Carry, Code, Cursor, Role, ServerMessage};
+
+use super::Front;
+use super::connection::{Connection, Cutter, Flow, Listen, Phase, Ready, Session};
+use crate::ask::Want;
+use crate::io::{ConnId, Output};
+use crate::mail::Mail;
+use crate::message::{HandOver, Identity, Principal, Transport};
+use crate::owner::Owner;
+use crate::router::{Router, identity_slot, site_slot};
+use crate::ticket::{self, TicketError};
+
+/// The fields of a HELLO.
+pub struct Hello<'a> {
+    pub version_min: u8,
+    pub version_max: u8,
+    pub role: Role,
+    pub device: u64,
+    pub ticket: &'a str,
+    pub cursors: &'a [Cursor],
+}
+
+impl Front {
+    pub(super) fn hello(
+        &mut self,
+        index: u32,
+        tag: u32,
+        hello: &Hello<'_>,
+        owner: &mut Owner,
+        mail: &mut Mail<'_>,
+    ) {
+        let principal = match self.admit(hello) {
+            Ok(principal) => principal,
+            Err(code) => return self.goodbye(index, code),
+        };
+        let to = home_of(&principal, owner.router()).unwrap_or(self.shard);
+        let connection = self.at(index);
+        let state = HandOver {
+            transport: connection.transport,
+            principal,
+            device: DeviceId(hello.device),
+            tag,
+            cursors: hello.cursors.iter().map(|c| (c.conversation(), c.epoch(), c.seq())).collect(),
+            frames: Vec::new(),
+            unread: Vec::new(),
+        };
+        if to == self.shard {
+            self.serve(index, state, owner, mail);
+        } else {
+            self.at(index).phase = Phase::Leaving { to, state: Box::new(state) };
+            self.touch(index);
+        }
+    }
+
+    fn admit(&self, hello: &Hello<'_>) -> Result<Principal, Code> {
+        negotiate(hello.version_min, hello.version_max).ok_or(Code::BadVersion)?;
+        let now_s = self.wall_ms / 1000;
+        let verified = ticket::verify(&self.settings.ticket_key, hello.ticket, hello.role as u8, now_s);
+        let principal = verified.map_err(|error| match error {
+            TicketError::Expired => Code::TicketExpired,
+            TicketError::Invalid | TicketError::WrongRole => Code::TicketInvalid,
+        })?;
+        if self.is_revoked(&principal) {
+            return Err(Code::TicketRevoked);
+        }
+        Ok(principal)
+    }
+
+    /// A connection came from another shard.
+    pub fn handed_over(&mut self, id: ConnId, state: HandOver, owner: &mut Owner, mail: &mut Mail<'_>) {
+        let cutter = match state.transport {
+            Transport::Stream => Cutter::Stream(Carry::new()),
+            Transport::WsBinary | Transport::WsJson => Cutter::WebSocket(Decoder::server()),
+        };
+        self.insert(Connection::new(id, state.transport, cutter, self.now_s));
+        if self.draining_since_s.is_some() {
+            return self.goodbye(id.index, Code::ShuttingDown);
+        }
+        if self.is_revoked(&state.principal) {
+            return self.goodbye(id.index, Code::TicketRevoked);
+        }
+        self.serve(id.index, state, owner, mail);
+    }
+
+    /// Serves a connection from here on: WELCOME, presence, cursors, then what it sent after its HELLO.
+    fn serve(&mut self, index: u32, state: HandOver, owner: &mut Owner, mail: &mut Mail<'_>) {
+        let HandOver { principal, device, tag, cursors, frames, mut unread, .. } = state;
+        let mut ready = Box::new(Ready { principal: principal.clone(), sessions: Default::default() });
+        let session = match &principal.identity {
+            Identity::Visitor { visitor } => Some((visitor.clone(), None)),
+            Identity::Agent { agent, login } => Some((login.clone(), Some(*agent))),
+            Identity::Gateway => None,
+        };
+        let is_agent = matches!(principal.identity, Identity::Agent { .. });
+        if let Some((name, agent)) = session {
+            let session = Session { site: principal.site, agent, name, device, listens: Vec::new() };
+            ready.sessions.insert(0, session);
+            self.sessions += 1;
+        }
+        let connection = self.at(index);
+        connection.phase = Phase::Ready(ready);
+        mail.output(Output::Receive { conn: connection.id, once: false });
+        self.welcome(index, 0, tag, owner);
+        if is_agent {
+            let slot = site_slot(&principal.site_name);
+            self.ask_for(index, 0, Want::Link { slot }, owner, mail);
+        }
+        self.resume_cursors(index, 0, &cursors, owner, mail);
+        self.after_hello(index, &frames, &mut unread, owner, mail);
+    }
+
+    fn after_hello(
+        &mut self,
+        index: u32,
+        frames: &[u8],
+        unread: &mut [u8],
+        owner: &mut Owner,
+        mail: &mut Mail<'_>,
+    ) {
+        for frame in ringdesk_protocol::frame::frames(frames, FRAME_BYTES_MAX as u32) {
+            match frame {
+                Ok(frame) => self.on_later_frame(index, frame, owner, mail),
+                Err(error) => return self.goodbye(index, error.code()),
+            }
+        }
+        if !unread.is_empty() && !self.at(index).closing {
+            self.cut(index, unread, owner, mail);
+        }
+    }
+
+    pub(super) fn welcome(&mut self, index: u32, channel: u32, tag: u32, owner: &Owner) {
+        self.sessions_made += 1;
+        let session = (u64::from(self.shard) << 48) | self.sessions_made;
+        let (at, epoch, heartbeat_s) = (owner.now().0, self.log_epoch, self.settings.heartbeat_s);
+        let names = self.settings.clone();
+        let connection = self.at(index);
+        let Some(ready) = connection.ready_mut() else { return };
+        let (site, site_name) = (ready.principal.site, ready.principal.site_name.clone());
+        let (identity, agent) = match ready.sessions.get(&channel) {
+            Some(session) => {
+                let agent = session.agent.map_or(0, |agent| agent.0);
+                let shown = names.agent_names.get(&(site.0, agent)).filter(|_| agent != 0).cloned();
+                (shown.unwrap_or_else(|| session.name.clone()), agent)
+            }
+            None => ("".into(), 0),
+        };
+        let message = ServerMessage::Welcome {
+            version: VERSION,
+            epoch,
+            session,
+            at,
+            heartbeat_s,
+            frame_bytes_max: FRAME_BYTES_MAX as u32,
+            agent,
+            identity: &identity,
+            site: &site_name,
+        };
+        connection.put(channel, tag, &message);
+        self.touch(index);
+    }
+
+    /// Subscribes from the cursors of a HELLO or BIND. A cursor of another log epoch is worth nothing: everything
+    /// comes again from seq 1.
+    pub(super) fn resume_cursors(
+        &mut self,
+        index: u32,
+        channel: u32,
+        cursors: &[(u64, u32, u64)],
+        owner: &mut Owner,
+        mail: &mut Mail<'_>,
+    ) {
+        for &(conversation, epoch, seq) in cursors {
+            let conversation = ConversationId(conversation);
+            let after = if epoch == self.log_epoch { seq.min(u64::MAX >> 1) } else { 0 };
+            let Some(session) = self.at(index).session_mut(channel) else { return };
+            if session.listen_mut(conversation).is_some() {
+                continue;
+            }
+            session.listens.push(Listen { conversation, last: after, flow: Flow::Asking });
+            let want = Want::Subscribe { conversation, after, announce: true };
+            self.ask_for(index, channel, want, owner, mail);
+        }
+    }
+
+    pub(super) fn is_revoked(&self, principal: &Principal) -> bool {
+        let key = match &principal.identity {
+            Identity::Visitor { visitor } => (principal.site.0, 0, visitor.to_string()),
+            Identity::Agent { agent, .. } => (principal.site.0, agent.0, String::new()),
+            Identity::Gateway => return false,
+        };
+        self.revoked.get(&key).is_some_and(|before| principal.issued_s < *before)
+    }
+}
+
+/// The shard that owns an identity; gateways stay where they are.
+fn home_of(principal: &Principal, router: &Router) -> Option<u16> {
+    let name = match &principal.identity {
+        Identity::Visitor { visitor } => visitor,
+        Identity::Agent { login, .. } => login,
+        Identity::Gateway => return None,
+    };
+    Some(router.owner(identity_slot(&principal.site_name, name)))
+}

@@ -1,0 +1,311 @@
+//! The front of a shard: its connections. Bytes become asks; pushes become bytes. Nothing here is durable and
+//! nothing here decides about a conversation; all of it can be lost with the connection and is built again by the
+//! client's HELLO and its cursors.
+//!
+//! Order for one connection: accept, (upgrade), HELLO, hand over to the owner of the identity if that is another
+//! shard, WELCOME, then commands until it closes.
+
+mod bytes;
+mod commands;
+mod connection;
+mod hello;
+mod listen;
+mod sweep;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ringdesk_desk::command::Caller;
+use ringdesk_protocol::ws::Upgrade;
+use ringdesk_protocol::{Carry, Code};
+
+use crate::ask::{Ask, Want};
+use crate::io::{ConnId, ListenerKind, Output};
+use crate::mail::Mail;
+use crate::message::{SessionRef, ShardMessage, Transport};
+use crate::owner::Owner;
+use crate::report::ShardReport;
+use crate::settings::Settings;
+
+use connection::{Connection, Cutter, Phase};
+
+/// Lane places that client requests leave free for answers and notes.
+const LANE_RESERVE: u32 = 64;
+
+/// Buffers kept for reuse, and the largest capacity kept.
+const POOL_BUFFERS: usize = 1024;
+const POOL_BUFFER_BYTES: usize = 64 << 10;
+
+/// A client whose answers pile up this many times the outbox cap reads nothing: it is closed.
+const OUTBOX_HARD_FACTOR: usize = 16;
+
+/// All connections of a shard.
+pub struct Front {
+    shard: u16,
+    log_epoch: u32,
+    settings: Arc<Settings>,
+    connections: Vec<Option<Box<Connection>>>,
+    open: u64,
+    sessions: u64,
+    sessions_made: u64,
+    pushes: u64,
+    slow: u64,
+    dirty: Vec<u32>,
+    pool: Vec<Vec<u8>>,
+    lane_room: Vec<u32>,
+    now_s: u64,
+    wall_ms: u64,
+    swept_s: u64,
+    draining_since_s: Option<u64>,
+    drained: bool,
+    revoked: BTreeMap<(u32, u32, String), u64>,
+}
+
+impl Front {
+    /// No connections.
+    pub fn new(shard: u16, log_epoch: u32, settings: Arc<Settings>) -> Self {
+        Self {
+            shard,
+            log_epoch,
+            settings,
+            connections: Vec::new(),
+            open: 0,
+            sessions: 0,
+            sessions_made: 0,
+            pushes: 0,
+            slow: 0,
+            dirty: Vec::new(),
+            pool: Vec::new(),
+            lane_room: Vec::new(),
+            now_s: 0,
+            wall_ms: 0,
+            swept_s: 0,
+            draining_since_s: None,
+            drained: false,
+            revoked: BTreeMap::new(),
+        }
+    }
+
+    /// Begins a turn.
+    pub fn begin(&mut self, now: crate::io::Now, lane_room: &[u32]) {
+        self.now_s = now.mono_ns / 1_000_000_000;
+        self.wall_ms = now.wall_ms;
+        self.lane_room.clear();
+        self.lane_room.extend_from_slice(lane_room);
+    }
+
+    /// Replaces the settings.
+    pub fn set_settings(&mut self, settings: Arc<Settings>) {
+        self.settings = settings;
+    }
+
+    /// Fills the front's part of a report.
+    pub fn report(&self, report: &mut ShardReport) {
+        report.connections = self.open;
+        report.sessions = self.sessions;
+        report.pushes = self.pushes;
+        report.slow = self.slow;
+        report.outbox_bytes =
+            self.connections.iter().flatten().map(|connection| connection.backlog_bytes() as u64).sum();
+    }
+
+    /// A connection was accepted.
+    pub fn accepted(&mut self, id: ConnId, listener: ListenerKind, mail: &mut Mail<'_>) {
+        let (transport, cutter) = match listener {
+            ListenerKind::Binary => (Transport::Stream, Cutter::Stream(Carry::new())),
+            ListenerKind::WebSocket => (Transport::WsJson, Cutter::Upgrade(Upgrade::new())),
+        };
+        self.insert(Connection::new(id, transport, cutter, self.now_s));
+        if self.draining_since_s.is_some() || self.open > u64::from(self.settings.connections_max) {
+            let code = if self.draining_since_s.is_some() { Code::ShuttingDown } else { Code::Busy };
+            self.goodbye(id.index, code);
+            return;
+        }
+        mail.output(Output::Receive { conn: id, once: true });
+    }
+
+    fn insert(&mut self, connection: Connection) {
+        let index = connection.id.index as usize;
+        if self.connections.len() <= index {
+            self.connections.resize_with(index + 1, || None);
+        }
+        let place = &mut self.connections[index];
+        assert!(place.is_none(), "entry {index} is taken");
+        *place = Some(Box::new(connection));
+        self.open += 1;
+    }
+
+    fn get(&mut self, id: ConnId) -> Option<&mut Connection> {
+        self.connections.get_mut(id.index as usize)?.as_deref_mut().filter(|connection| connection.id == id)
+    }
+
+    fn at(&mut self, index: u32) -> &mut Connection {
+        self.connections[index as usize].as_deref_mut().expect("an open connection")
+    }
+
+    fn by_ref(&mut self, session: SessionRef) -> Option<&mut Connection> {
+        self.get(ConnId { index: session.index, generation: session.generation })
+            .filter(|connection| !connection.closing)
+    }
+
+    /// Notes that a connection has something to send.
+    fn touch(&mut self, index: u32) {
+        let connection = self.at(index);
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    /// Says goodbye and closes when that is flushed.
+    fn goodbye(&mut self, index: u32, code: Code) {
+        let retry = match code {
+            // Spread the return of everybody over two seconds.
+            Code::ShuttingDown => 500 + index.wrapping_mul(7_919) % 2_000,
+            Code::Busy => 1_000 + index.wrapping_mul(7_919) % 2_000,
+            _ => 0,
+        };
+        self.at(index).goodbye(code, retry);
+        self.touch(index);
+    }
+
+    /// A send is complete.
+    pub fn sent(&mut self, id: ConnId, mut buffer: Vec<u8>, owner: &mut Owner, mail: &mut Mail<'_>) {
+        if buffer.capacity() <= POOL_BUFFER_BYTES && self.pool.len() < POOL_BUFFERS {
+            buffer.clear();
+            self.pool.push(buffer);
+        }
+        let cap = self.settings.outbox_bytes_max as usize;
+        let Some(connection) = self.get(id) else { return };
+        connection.sending_bytes = 0;
+        let resume = connection.paused > 0 && connection.backlog_bytes() < cap / 2;
+        self.touch(id.index);
+        if resume {
+            self.resume_paused(id.index, owner, mail);
+        }
+    }
+
+    /// The peer is gone.
+    pub fn hangup(&mut self, id: ConnId, owner: &mut Owner, mail: &mut Mail<'_>) {
+        if self.get(id).is_some() {
+            self.close(id.index, owner, mail);
+        }
+    }
+
+    /// Closes at once; its sessions end.
+    fn close(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
+        self.end_sessions(index, owner, mail);
+        let connection = self.connections[index as usize].take().expect("an open connection");
+        self.open -= 1;
+        if !matches!(connection.phase, Phase::Gone) {
+            mail.output(Output::Close { conn: connection.id });
+        }
+    }
+
+    /// Sends what waits, closes what is flushed and done, hands over what is flushed and leaving.
+    pub fn flush(&mut self, owner: &mut Owner, mail: &mut Mail<'_>) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
+            let Some(Some(connection)) = self.connections.get_mut(index as usize) else { continue };
+            connection.dirty = false;
+            if connection.sending_bytes > 0 {
+                continue;
+            }
+            if connection.outbox.is_empty() {
+                self.flushed(index, owner, mail);
+                continue;
+            }
+            let fresh = self.pool.pop().unwrap_or_default();
+            let buffer = std::mem::replace(&mut connection.outbox, fresh);
+            connection.sending_bytes = buffer.len() as u32;
+            mail.output(Output::Send { conn: connection.id, buffer });
+        }
+        dirty.append(&mut self.dirty);
+        self.dirty = dirty;
+    }
+
+    /// Everything went out: the moment to close or to hand over.
+    fn flushed(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
+        let connection = self.at(index);
+        // An idle connection owns no buffer.
+        let spare = std::mem::take(&mut connection.outbox);
+        if connection.closing {
+            self.close(index, owner, mail);
+        } else if matches!(connection.phase, Phase::Leaving { .. }) {
+            let phase = std::mem::replace(&mut connection.phase, Phase::Gone);
+            let (conn, Phase::Leaving { to, state }) = (connection.id, phase) else { return };
+            mail.output(Output::HandOver { conn, to, state });
+            self.connections[index as usize] = None;
+            self.open -= 1;
+        }
+        if spare.capacity() > 0 && self.pool.len() < POOL_BUFFERS {
+            self.pool.push(spare);
+        }
+    }
+
+    /// Whether the turn left something to flush.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Gives a request to the owner of its slot. Requests of clients are refused when the lane is nearly full.
+    fn route(&mut self, ask: Ask<'_>, owner: &mut Owner, mail: &mut Mail<'_>) {
+        let to = owner.router().owner(ask.want.slot());
+        if to == self.shard {
+            owner.ask(ask, mail);
+            return;
+        }
+        let must = !matches!(
+            ask.want,
+            Want::Open { .. }
+                | Want::Send { .. }
+                | Want::Receipt { .. }
+                | Want::Typing { .. }
+                | Want::History { .. }
+                | Want::Resolve { .. }
+                | Want::Presence { .. }
+        );
+        let room = self.lane_room.get(usize::from(to)).copied().unwrap_or(0);
+        if !must && room <= LANE_RESERVE {
+            self.refuse(ask.from, ask.tag, ask.kind, ask.want.conversation(), Code::Busy);
+            return;
+        }
+        if let Some(room) = self.lane_room.get_mut(usize::from(to)) {
+            *room = room.saturating_sub(1);
+        }
+        mail.send(to, ShardMessage::Ask(ask.to_owned()));
+    }
+
+    /// Refuses a request at the front.
+    fn refuse(&mut self, to: SessionRef, tag: u32, of: u8, conversation: u64, code: Code) {
+        let rejection = crate::frames::Rejection { code, of, conversation, detail: 0 };
+        let frame = rejection.frame(tag);
+        self.put(to, &frame);
+    }
+
+    /// Puts a frame into a session's outbox, if it is still there.
+    fn put(&mut self, to: SessionRef, frame: &[u8]) {
+        let hard = self.settings.outbox_bytes_max as usize * OUTBOX_HARD_FACTOR;
+        let Some(connection) = self.by_ref(to) else { return };
+        connection.put_frames(to.channel, frame);
+        if connection.backlog_bytes() > hard {
+            connection.goodbye(Code::ProtocolViolation, 0);
+        }
+        self.pushes += 1;
+        self.touch(to.index);
+    }
+
+    /// Asks on behalf of a session, built from what it is.
+    fn ask_for(&mut self, index: u32, channel: u32, want: Want, owner: &mut Owner, mail: &mut Mail<'_>) {
+        let shard = self.shard;
+        let connection = self.at(index);
+        let from = connection.session_ref(shard, channel);
+        let Some(session) = connection.session_mut(channel) else { return };
+        let (name, device) = (session.name.clone(), session.device);
+        let caller = match session.agent {
+            Some(agent) => Caller::Agent { site: session.site, agent },
+            None => Caller::Visitor { site: session.site, visitor: &name },
+        };
+        self.route(Ask { from, tag: 0, kind: 0, device, caller, want, body: &[] }, owner, mail);
+    }
+}
