@@ -142,6 +142,8 @@ pub(super) fn lines() -> Vec<Line> {
     let resolve = ClientMessage::Resolve { conversation, n: 2, owner_epoch: 1 };
     let goodbye =
         ServerMessage::Goodbye { code: Code::ShuttingDown, retry_after_ms: 1000, sentence: shutting_down };
+    let own = |seq, agent, device, body| Server(deliver(seq, agent, device, body));
+    let returning = hello(Role::Visitor, VISITOR_DEVICE, "visitor-ticket", RESUME);
     vec![
         line(
             "visitor",
@@ -154,6 +156,7 @@ pub(super) fn lines() -> Vec<Line> {
         line("visitor", "which is empty", 2, ack(conversation, 0, 1)),
         line("visitor", "It writes", 3, send(0, "hi")),
         line("visitor", "and this is durable as seq 1", 3, ack(conversation, 1, 1)),
+        line("visitor", "Its own message comes back in order", 0, own(1, 0, VISITOR_DEVICE, "hi")),
         line("visitor", "The conversation waits", 0, Server(queued())),
         line("agent", "An agent comes", 1, hello(Role::Agent, AGENT_DEVICE, "agent-ticket", &[])),
         line("agent", "and is agent 9", 1, welcome(2, 2500, 9, "Lin")),
@@ -161,24 +164,21 @@ pub(super) fn lines() -> Vec<Line> {
         line("agent", "which is noted", 2, ack(0, 0, 1)),
         line("agent", "It owns the conversation under epoch 1", 0, ownership()),
         line("visitor", "The visitor learns of it", 0, Server(assigned())),
-        line("agent", "The agent reads what was said", 3, Client(history)),
-        line("agent", "three items", 3, page()),
-        line("agent", "and answers", 4, send(1, "hello")),
-        line("agent", "as seq 4", 4, ack(conversation, 4, 1)),
-        line("visitor", "The visitor gets it", 0, Server(deliver(4, 9, AGENT_DEVICE, "hello"))),
+        line("agent", "The agent asks for what was said", 3, Client(history)),
+        line("agent", "and gets three items", 3, page()),
+        line("agent", "It answers", 4, send(1, "hello")),
+        line("agent", "which is durable as seq 4", 4, ack(conversation, 4, 1)),
+        line("agent", "and comes back to it as well", 0, own(4, 9, AGENT_DEVICE, "hello")),
+        line("visitor", "The visitor gets the answer", 0, own(4, 9, AGENT_DEVICE, "hello")),
         line("visitor", "and has read it", 4, Client(receipt)),
-        line("visitor", "which is durable", 4, ack(conversation, 0, 0)),
-        line("agent", "The agent sees that", 0, Server(seen)),
-        line("visitor", "The server shuts down", 0, Server(goodbye)),
-        line("agent", "The agent, on another connection, ends the conversation", 5, Client(resolve)),
-        line("agent", "as seq 5", 5, ack(conversation, 5, 2)),
-        line(
-            "visitor",
-            "The visitor comes back, has seq 4",
-            1,
-            hello(Role::Visitor, VISITOR_DEVICE, "visitor-ticket", RESUME),
-        ),
-        line("visitor", "is welcome", 1, welcome(3, 9000, 0, "v-1")),
+        line("visitor", "which is noted too", 4, ack(conversation, 0, 0)),
+        line("agent", "The agent sees that it was read", 0, Server(seen)),
+        line("visitor", "The server shuts this connection", 0, Server(goodbye)),
+        line("agent", "The agent ends the conversation", 5, Client(resolve)),
+        line("agent", "which is durable as seq 5", 5, ack(conversation, 5, 2)),
+        line("agent", "and an item like any other", 0, Server(resolved())),
+        line("visitor", "The visitor comes back and has everything up to seq 4", 1, returning),
+        line("visitor", "It is welcome", 1, welcome(3, 9000, 0, "v-1")),
         line("visitor", "and gets what it missed", 0, Server(resolved())),
     ]
 }
