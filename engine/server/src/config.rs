@@ -307,7 +307,8 @@ impl Config {
             && (!(url.starts_with("ws://") || url.starts_with("wss://"))
                 || url.contains(|c: char| c.is_whitespace() || c.is_control() || c == ';' || c == ','))
         {
-            let sentence = format!("is `{url}`; it must start with ws:// or wss:// and hold no space, `;` or `,`");
+            let sentence =
+                format!("is `{url}`; it must start with ws:// or wss:// and hold no space, `;` or `,`");
             return Err(ConfigError::Value { key: "web.websocket_url", sentence });
         }
         Ok(())
@@ -330,7 +331,8 @@ impl Config {
         ];
         for (key, differs, old) in fixed {
             if differs {
-                let sentence = format!("`{key}` cannot change while the server runs; it stays {old} until a restart");
+                let sentence =
+                    format!("`{key}` cannot change while the server runs; it stays {old} until a restart");
                 done.refused.push((key, sentence));
             }
         }
@@ -379,7 +381,8 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_named_with_its_line() {
-        let error = load("shards = 2\n\n[clients]\nheartbeat_s = 20\nheartbeat = 3\n").unwrap_err().to_string();
+        let error =
+            load("shards = 2\n\n[clients]\nheartbeat_s = 20\nheartbeat = 3\n").unwrap_err().to_string();
         assert!(error.contains("line 5, key `heartbeat`"), "{error}");
         assert!(error.contains("unknown field"), "{error}");
     }

@@ -176,7 +176,10 @@ pub fn check_login(login: &str) -> Result<(), DirectoryError> {
     if (1..=LOGIN_BYTES_MAX).contains(&login.len()) && login.bytes().all(good) {
         return Ok(());
     }
-    Err(DirectoryError::BadName { what: "login", rule: "1 to 64 characters of a-z, 0-9, `.`, `_`, `-` and `@`" })
+    Err(DirectoryError::BadName {
+        what: "login",
+        rule: "1 to 64 characters of a-z, 0-9, `.`, `_`, `-` and `@`",
+    })
 }
 
 /// Display names: 1 to 64 bytes without control characters.

@@ -1,9 +1,11 @@
 //! ringdeskd: boot, replay, reactors, control plane.
 //!
-//! Order of reading: [`config`], [`directory`], then the control plane. Ownership: the control plane has one
-//! thread; shards have one each and are reached through their mailboxes only.
+//! Order of reading: [`config`], [`directory`], [`control`]. Ownership: the control plane has one thread; shards have
+//! one each and are reached through their mailboxes only.
 
 pub mod config;
+pub mod control;
+pub mod demo;
 pub mod directory;
 pub mod journal;
 pub mod secrets;

@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use redb::{
-    Builder, Database, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
-    WriteTransaction,
+    Builder, Database, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    TableDefinition, WriteTransaction,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    AGENTS_PER_SITE_MAX, Agent, Directory, DirectoryError, Revocation, SITES_MAX, Seed, Site, check_display_name,
-    check_login, check_site_name,
+    AGENTS_PER_SITE_MAX, Agent, Directory, DirectoryError, Revocation, SITES_MAX, Seed, Site,
+    check_display_name, check_login, check_site_name,
 };
 
 /// Page cache of redb, bytes: the directory is small and read rarely.
@@ -40,7 +40,8 @@ fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DirectoryError> {
-    serde_json::from_slice(bytes).map_err(|error| DirectoryError::Store(format!("a record cannot be read: {error}")))
+    serde_json::from_slice(bytes)
+        .map_err(|error| DirectoryError::Store(format!("a record cannot be read: {error}")))
 }
 
 impl RedbDirectory {
@@ -204,7 +205,8 @@ impl Directory for RedbDirectory {
             let mut agents = transaction.open_table(AGENTS).map_err(store)?;
             let unknown = || DirectoryError::Unknown { what: "agent", name: login.to_string() };
             let id = logins.get((site, login)).map_err(store)?.ok_or_else(unknown)?.value();
-            let mut agent: Agent = decode(agents.get((site, id)).map_err(store)?.ok_or_else(unknown)?.value())?;
+            let mut agent: Agent =
+                decode(agents.get((site, id)).map_err(store)?.ok_or_else(unknown)?.value())?;
             agent.password_hash = Some(password_hash.to_string());
             agents.insert((site, id), encode(&agent).as_slice()).map_err(store)?;
             Ok(())
@@ -281,7 +283,8 @@ mod tests {
         let directory = RedbDirectory::open(&file.0).expect("reopens");
         assert_eq!(directory.ticket_key().expect("key"), vec![7; 32]);
         assert_eq!(directory.site("demo").expect("read").map(|site| site.id), Some(1));
-        let logins: Vec<_> = directory.agents(1).expect("read").into_iter().map(|a| (a.id, a.login)).collect();
+        let logins: Vec<_> =
+            directory.agents(1).expect("read").into_iter().map(|a| (a.id, a.login)).collect();
         assert_eq!(logins, [(1, "ana".to_string()), (2, "bo".to_string())]);
     }
 

@@ -1,0 +1,190 @@
+//! What the process says about itself in numbers: `/v1/status` as JSON, `/metrics` as Prometheus text.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use ringdesk_shard::report::ShardReport;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::plane::{Phase, Plane};
+
+type Labels = Vec<(&'static str, String)>;
+
+fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Starting => "starting",
+        Phase::Serving => "serving",
+        Phase::Draining => "draining",
+    }
+}
+
+/// Resident memory of the process, bytes; 0 where /proc is not mounted.
+pub fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
+
+fn shard_json(report: &ShardReport) -> Value {
+    json!({
+        "shard": report.shard,
+        "slots": report.slots,
+        "connections": report.connections,
+        "sessions": report.sessions,
+        "conversations": report.conversations,
+        "waiting": report.waiting,
+        "messages": report.messages,
+        "duplicates": report.duplicates,
+        "rejects": report.rejects,
+        "busy": report.busy,
+        "pushes": report.pushes,
+        "slow": report.slow,
+        "gate_depth": report.gate_depth,
+        "outbox_bytes": report.outbox_bytes,
+        "turns": report.turns,
+        "log": {
+            "batches": report.log.batches,
+            "marks": report.log.marks,
+            "records": report.log.records,
+            "bytes": report.log.bytes,
+            "record_bytes": report.log.record_bytes,
+            "fills": report.log.fills,
+            "segments": report.log.segments,
+            "staged_bytes": report.log.staged_bytes,
+        },
+    })
+}
+
+/// GET /v1/status.
+pub async fn status(State(plane): State<Arc<Plane>>) -> Json<Value> {
+    let reports = match plane.shards() {
+        Some(shards) => shards.reports().await,
+        None => Arc::default(),
+    };
+    let sum = |field: fn(&ShardReport) -> u64| reports.iter().map(field).sum::<u64>();
+    let addresses = plane.addresses();
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "state": phase_name(plane.phase()),
+        "uptime_s": plane.started().elapsed().as_secs(),
+        "boot_epoch": plane.boot_epoch(),
+        "backend": plane.backend(),
+        "listen": {
+            "binary": addresses.binary.to_string(),
+            "websocket": addresses.websocket.to_string(),
+            "unix": addresses.unix,
+            "http": addresses.http.to_string(),
+        },
+        "resident_bytes": resident_bytes(),
+        "slots": sum(|report| report.slots.into()),
+        "connections": sum(|report| report.connections),
+        "sessions": sum(|report| report.sessions),
+        "conversations": sum(|report| report.conversations),
+        "queues": { "waiting": sum(|report| report.waiting) },
+        "messages": sum(|report| report.messages),
+        "log_bytes": sum(|report| report.log.bytes),
+        "shards_running": plane.shards().map_or(0, |shards| shards.count()),
+        "shards": reports.iter().map(shard_json).collect::<Vec<_>>(),
+    }))
+}
+
+fn gauge(
+    registry: &mut Registry,
+    reports: &[ShardReport],
+    name: &str,
+    help: &str,
+    of: fn(&ShardReport) -> u64,
+) {
+    let family = Family::<Labels, Gauge>::default();
+    for report in reports {
+        let value = i64::try_from(of(report)).unwrap_or(i64::MAX);
+        family.get_or_create(&vec![("shard", report.shard.to_string())]).set(value);
+    }
+    registry.register(name, help, family);
+}
+
+fn counter(
+    registry: &mut Registry,
+    reports: &[ShardReport],
+    name: &str,
+    help: &str,
+    of: fn(&ShardReport) -> u64,
+) {
+    let family = Family::<Labels, Counter>::default();
+    for report in reports {
+        family.get_or_create(&vec![("shard", report.shard.to_string())]).inc_by(of(report));
+    }
+    registry.register(name, help, family);
+}
+
+fn single(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    let gauge = Gauge::<i64>::default();
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    registry.register(name, help, gauge);
+}
+
+/// The text of `/metrics`. A registry is made per scrape: the shards keep the numbers, this only writes them down.
+pub fn metrics_text(plane: &Plane, reports: &[ShardReport]) -> Result<String, std::fmt::Error> {
+    let mut registry = Registry::with_prefix("ringdesk");
+    let r = &mut registry;
+    single(r, "up_seconds", "Seconds since the process started", plane.started().elapsed().as_secs());
+    single(r, "serving", "1 while clients are served", u64::from(plane.phase() == Phase::Serving));
+    single(r, "resident_bytes", "Resident memory of the process", resident_bytes());
+    single(r, "boot_epoch", "Boots of this data folder", plane.boot_epoch().into());
+    single(r, "shards", "Shards running", plane.shards().map_or(0, |shards| shards.count() as u64));
+    gauge(r, reports, "slots", "Slots owned", |report| report.slots.into());
+    gauge(r, reports, "connections", "Open connections", |report| report.connections);
+    gauge(r, reports, "sessions", "Identities on connections", |report| report.sessions);
+    gauge(r, reports, "conversations", "Conversations in memory", |report| report.conversations);
+    gauge(r, reports, "waiting", "Conversations waiting for an agent", |report| report.waiting);
+    gauge(r, reports, "gate_depth", "Answers waiting for durability", |report| report.gate_depth);
+    gauge(r, reports, "outbox_bytes", "Bytes waiting for slow clients", |report| report.outbox_bytes);
+    gauge(r, reports, "log_staged_bytes", "Bytes not durable yet", |report| report.log.staged_bytes as u64);
+    counter(r, reports, "messages", "Messages made durable", |report| report.messages);
+    counter(r, reports, "duplicates", "Duplicates answered", |report| report.duplicates);
+    counter(r, reports, "rejects", "Commands refused", |report| report.rejects);
+    counter(r, reports, "busy", "Commands refused as BUSY", |report| report.busy);
+    counter(r, reports, "pushes", "Frames pushed to clients", |report| report.pushes);
+    counter(r, reports, "slow", "Times a slow client was moved to the log", |report| report.slow);
+    counter(r, reports, "turns", "Turns of the shard loop", |report| report.turns);
+    counter(r, reports, "log_batches", "Batches durable", |report| report.log.batches);
+    counter(r, reports, "log_records", "Records durable", |report| report.log.records);
+    counter(r, reports, "log_bytes", "Bytes of batches written", |report| report.log.bytes);
+    counter(r, reports, "log_segments", "Segments created", |report| report.log.segments);
+    let mut text = String::with_capacity(8192);
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// GET /metrics.
+pub async fn metrics(State(plane): State<Arc<Plane>>) -> Result<impl IntoResponse, ApiError> {
+    let reports = match plane.shards() {
+        Some(shards) => shards.reports().await,
+        None => Arc::default(),
+    };
+    let text =
+        metrics_text(&plane, &reports).map_err(|_| ApiError::internal("the metrics could not be written"))?;
+    Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text))
+}
+
+/// GET /healthz: the process is alive.
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// GET /readyz: clients are served.
+pub async fn readyz(State(plane): State<Arc<Plane>>) -> Result<&'static str, ApiError> {
+    match plane.phase() {
+        Phase::Serving => Ok("ready\n"),
+        Phase::Starting | Phase::Draining => Err(ApiError::not_serving()),
+    }
+}
