@@ -5,7 +5,7 @@
 //! [`Event`] (C5: a client that drops what it knows shows each item exactly once). Ownership: the client owns its
 //! counters, cursors and outbox; connections come and go around it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use ringdesk_protocol::{Availability, ClientMessage, Code, Content, Cursor, Header, Role, ServerMessage};
 
@@ -102,10 +102,8 @@ pub enum Event {
 struct Talk {
     next_n: u64,
     owner_epoch: u32,
-    /// Every seq up to here is known.
+    /// Every item up to here was pushed. Moved by items only, never by an ACK (docs/WIRE.md, order and resume).
     cursor: u64,
-    /// Known seqs beyond the cursor.
-    ahead: BTreeSet<u64>,
     /// Keys not yet acknowledged, oldest first.
     outbox: VecDeque<u64>,
     /// Refused for now: nothing is sent before this time, then the whole outbox is sent again.
@@ -113,15 +111,12 @@ struct Talk {
 }
 
 impl Talk {
-    /// Notes a seq as known; false when it was.
+    /// Moves the cursor to an item; false when it was known. A hole is not this client's to mend: the ledger
+    /// sees it.
     fn learn(&mut self, seq: u64) -> bool {
-        if seq <= self.cursor || !self.ahead.insert(seq) {
-            return false;
-        }
-        while self.ahead.remove(&(self.cursor + 1)) {
-            self.cursor += 1;
-        }
-        true
+        let new = seq > self.cursor;
+        self.cursor = self.cursor.max(seq);
+        new
     }
 }
 
@@ -337,7 +332,8 @@ impl Client {
         if self.opened == Some(false) {
             ClientMessage::Open { n: 1, topic: "" }.encode(0, TAG_OPEN, out);
         }
-        if let Some((n, availability, capacity, false)) = self.presence {
+        // Also when acknowledged: an agent is offline on a new connection until it has said otherwise.
+        if let Some((n, availability, capacity, _)) = self.presence {
             ClientMessage::Presence { n, availability, capacity }.encode(0, TAG_PRESENCE, out);
         }
         for talk in self.talks.values_mut() {
@@ -362,7 +358,8 @@ impl Client {
                 events.push(Event::Opened { conversation, seq });
             }
             TAG_PRESENCE => {
-                if let Some((_, _, _, acked)) = self.presence.as_mut().filter(|(mine, ..)| *mine == n) {
+                let mine = self.presence.as_mut().filter(|(mine, .., acked)| *mine == n && !acked);
+                if let Some((.., acked)) = mine {
                     *acked = true;
                     events.push(Event::Present);
                 }
@@ -380,7 +377,6 @@ impl Client {
                 if let Ok(at) = talk.outbox.binary_search(&n) {
                     talk.outbox.remove(at);
                 }
-                talk.learn(seq);
                 events.push(Event::Acked { conversation, n, seq });
             }
             _ => events.push(Event::Fault(format!("an ACK with tag {tag:#x}, which asked for none"))),

@@ -98,7 +98,7 @@ fn unacknowledged_messages_are_sent_again_with_the_same_n() {
     out.clear();
     client.send(TALK, &mut out);
     assert!(out.is_empty(), "nothing is written without a connection");
-    assert_eq!(cursor_in_hello(&mut client), [(TALK, 3, 1)]);
+    assert_eq!(cursor_in_hello(&mut client), [(TALK, 3, 0)]);
     let (_, out) = give(&mut client, &welcome(3), 0);
     assert_eq!(sends(&out), [2, 3, 4]);
     let (events, _) = give(&mut client, &ack(4, 2), 2);
@@ -108,28 +108,38 @@ fn unacknowledged_messages_are_sent_again_with_the_same_n() {
 }
 
 #[test]
-fn the_cursor_stops_at_a_hole_and_repeats_are_known() {
+fn items_move_the_cursor_acks_do_not_and_repeats_are_known() {
     let mut client = open_visitor();
     let mut out = Vec::new();
     client.send(TALK, &mut out);
-    let item = |seq, repeat| Event::Item {
+    let item = |seq, device, repeat| Event::Item {
         conversation: TALK,
-        seen: Seen { seq, device: 9, n: seq, hash: body::hash(b"x") },
-        own: false,
+        seen: Seen { seq, device, n: seq, hash: body::hash(b"x") },
+        own: device == 5,
         repeat,
     };
-    assert_eq!(give(&mut client, &deliver(2, 9, 2), 0).0, [item(2, false)]);
-    assert_eq!(
-        cursor_in_hello(&mut client),
-        [(TALK, 3, 0)],
-        "seq 1 is the client's own and not acknowledged"
-    );
     give(&mut client, &ack(1, 1), 1);
+    assert_eq!(cursor_in_hello(&mut client), [(TALK, 3, 0)], "the item itself has not come");
+    assert_eq!(give(&mut client, &deliver(1, 5, 1), 0).0, [item(1, 5, false)]);
+    assert_eq!(give(&mut client, &deliver(2, 9, 2), 0).0, [item(2, 9, false)]);
     assert_eq!(cursor_in_hello(&mut client), [(TALK, 3, 2)]);
-    assert_eq!(give(&mut client, &deliver(2, 9, 2), 0).0, [item(2, true)]);
-    assert_eq!(give(&mut client, &deliver(4, 9, 4), 0).0, [item(4, false)]);
-    assert_eq!(give(&mut client, &deliver(4, 9, 4), 0).0, [item(4, true)]);
+    assert_eq!(give(&mut client, &deliver(2, 9, 2), 0).0, [item(2, 9, true)]);
+    assert_eq!(give(&mut client, &deliver(1, 5, 1), 0).0, [item(1, 5, true)]);
     assert_eq!(cursor_in_hello(&mut client), [(TALK, 3, 2)]);
+}
+
+#[test]
+fn presence_is_stated_again_after_every_welcome() {
+    let mut client = Client::new(Role::Agent, 5, "t".into(), 64);
+    let mut out = Vec::new();
+    client.hello(&mut out);
+    client.declare(Availability::Online, 7, &mut out);
+    let present = ServerMessage::Ack { conversation: 0, seq: 0, n: 1, duplicate: false };
+    for expected in [vec![Event::Present], vec![]] {
+        let (_, out) = give(&mut client, &welcome(3), 0);
+        assert_eq!(frame::decode_header(&out, 1000).unwrap().unwrap().kind, 0x08);
+        assert_eq!(give(&mut client, &present, TAG_PRESENCE).0, expected, "told once");
+    }
 }
 
 #[test]

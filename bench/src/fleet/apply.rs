@@ -89,26 +89,16 @@ impl Fleet {
     }
 
     fn apply_item(&mut self, at: usize, side: Side, now: u64, seen: Seen, own: bool, repeat: bool) {
-        let conversation = &mut self.ledger[at];
-        if own {
-            // An own message shown back (or found again after a resume) is not owed and not measured, but it must
-            // be the one that was sent.
-            let entry = conversation.entry(side, seen.n);
-            let fits = entry.is_some_and(|e| e.hash == seen.hash && (e.acked == 0 || e.acked == seen.seq));
-            if !fits {
-                self.fault("an own message came back altered");
-            }
-            return;
-        }
         if repeat && self.resumed {
             return;
         }
+        let conversation = &mut self.ledger[at];
         conversation.views[side as usize].seen.push(seen);
-        if repeat || seen.device == 0 || seen.seq <= conversation.views[side as usize].base {
+        if repeat || own || seen.device == 0 {
             return;
         }
-        if let Some(intended_ns) = conversation.entry(side.other(), seen.n).map(|e| e.intended_ns) {
-            self.pending_delivers = self.pending_delivers.saturating_sub(1);
+        if let Some(intended_ns) = conversation.shown(side.other(), seen.n) {
+            self.pending_delivers -= 1;
             if self.meter.window.contains(&intended_ns) {
                 self.meter.deliver.record_ns(now.saturating_sub(intended_ns));
             }

@@ -234,10 +234,11 @@ impl Fleet {
         self.write(author, |client, out| said = client.send(id, out));
         let (n, hash) = said;
         let entries = &mut self.ledger[conversation].sent[side as usize];
-        entries.push(Entry { hash, acked: 0, intended_ns });
+        let owed = side == Side::Agent || self.owner[conversation].is_some();
+        entries.push(Entry { hash, acked: 0, intended_ns, owed });
         assert_eq!(entries.len() as u64, n, "client and ledger count the same messages");
         self.pending_acks += 1;
-        self.pending_delivers += u64::from(side == Side::Agent || self.owner[conversation].is_some());
+        self.pending_delivers += u64::from(owed);
     }
 
     /// Turns until `done` or for `wait_ns`; returns whether it was done.
