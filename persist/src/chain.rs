@@ -156,3 +156,77 @@ impl Held {
         (start + (first * SECTOR_BYTES) as u32, start + (after * SECTOR_BYTES) as u32)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::LogId;
+
+    const LOG: LogId = LogId(1);
+
+    fn at(offset: u32) -> Position {
+        Position::new(LOG, 0, offset)
+    }
+
+    fn batch(after: Link, start: u32, wall_ms: u64) -> Held {
+        let (number, durable, previous) = (after.number + 1, after.end, after.checksum);
+        let (bytes, records, body_bytes, body_crc, gap_damaged) = (512, 0, 0, 0, false);
+        let head = BatchHead {
+            number,
+            bytes,
+            records,
+            body_bytes,
+            body_crc,
+            durable,
+            wall_ms,
+            previous,
+            gap_damaged,
+        };
+        let (start, stream, bad) = (at(start), vec![0; SECTOR_PAYLOAD], Vec::new());
+        Held { head, start, link: head.link(start), state: State::Whole, stream, bad, file_whole: true }
+    }
+
+    fn told(found: &Held, held: Option<&Held>) -> Relation {
+        relate(&found.head, found.start, held, Link::before_all(LOG))
+    }
+
+    #[test]
+    fn a_chain_and_what_breaks_it() {
+        let one = batch(Link::before_all(LOG), 512, 1);
+        let two = batch(one.link, 1024, 2);
+        let three = batch(two.link, 1536, 3);
+        let four = batch(three.link, 2048, 4);
+        assert_eq!(told(&one, None), Relation::Next);
+        assert_eq!(told(&two, Some(&one)), Relation::Next);
+        assert_eq!(told(&four, Some(&two)), Relation::After { from: at(1536), batches: 1, keep: true });
+        assert_eq!(told(&three, None), Relation::After { from: at(0), batches: 2, keep: true });
+        assert_eq!(told(&one, Some(&three)), Relation::Stray, "numbers do not go back");
+        let other_log = Held { start: Position::new(LogId(2), 0, 512), ..batch(one.link, 512, 1) };
+        assert_eq!(told(&other_log, Some(&one)), Relation::Stray);
+        let from_the_future = batch(Link { end: at(4096), ..one.link }, 1024, 2);
+        assert_eq!(told(&from_the_future, Some(&one)), Relation::Stray, "it vouches for what comes after it");
+    }
+
+    #[test]
+    fn a_cut_batch_is_not_taken_for_the_one_that_replaced_it() {
+        let one = batch(Link::before_all(LOG), 512, 1);
+        let cut = batch(one.link, 1024, 2);
+        let replacement = batch(one.link, 1536, 3);
+        let next = batch(replacement.link, 2048, 4);
+        assert_eq!(told(&replacement, Some(&cut)), Relation::Instead);
+        // The replacement is lost: what follows it must not vouch for the cut batch, although the numbers fit.
+        let lost = Relation::After { from: at(1024), batches: 1, keep: false };
+        assert_eq!(told(&next, Some(&cut)), lost);
+        // Also where the replacement ended at the same byte: the header's checksum tells them apart.
+        let same_place = batch(one.link, 1024, 9);
+        let next = batch(same_place.link, 1536, 10);
+        assert_eq!(next.head.durable, cut.link.end);
+        assert_ne!(told(&next, Some(&cut)), Relation::Next);
+    }
+
+    #[test]
+    fn a_first_batch_that_names_nothing_known_is_a_stray() {
+        let odd = batch(Link { number: 0, end: at(0), checksum: 77 }, 512, 1);
+        assert_eq!(told(&odd, None), Relation::Stray);
+    }
+}

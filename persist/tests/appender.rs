@@ -349,3 +349,19 @@ fn what_is_not_the_record_is_refused() {
     let Err(ExtractError::Sector(damaged)) = extract(at, 0, &file, &known) else { panic!("a flipped bit") };
     assert_eq!(damaged.offset(), 1024);
 }
+
+#[test]
+fn a_payload_that_looks_like_a_record_is_not_one() {
+    // Inside the payload: a record header of 36 bytes, as anyone could send it, with a checksum made up.
+    let mut forged = 36_u32.to_le_bytes().to_vec();
+    forged.extend([0; 12]);
+    forged.extend([b'x'; 20]);
+    let (mut appender, mut disk) = started(quiet());
+    appender.stage(1, 1, &forged).expect("room");
+    let mut now_ns = 0;
+    let real = settle(&mut appender, &mut disk, &mut now_ns)[0].records[0].1;
+    let inside = real.position.offset() + 16;
+    let position = ringdesk_persist::Position::new(LOG, 0, inside);
+    let found = extract(RecordRef { position, len: 36 }, 0, &disk.files[&0], appender.generations());
+    assert_eq!(found, Err(ExtractError::Record));
+}

@@ -289,6 +289,83 @@ fn a_batch_lost_by_the_disk_is_damage_once_a_mark_covers_it() {
     }
 }
 
+/// Writes one record into segment `segment` with generation `generation`, as a log with that history would.
+fn stale_segment(geometry: Geometry, segment: u32, generation: u32) -> Vec<u8> {
+    let tail = Tail { next_segment: segment, next_generation: generation, ..Tail::fresh(LOG) };
+    let (mut appender, mut disk, mut now_ns) = (Appender::new(geometry, tail), Disk::default(), 0);
+    appender.stage(1, 1, b"from another life").expect("room");
+    settle(&mut appender, &mut disk, &mut now_ns);
+    disk.files.remove(&segment).expect("written")
+}
+
+#[test]
+fn a_file_of_an_older_generation_is_not_read() {
+    let written = small(true);
+    let mut files = written.files.clone();
+    files.insert(1, stale_segment(written.geometry, 1, 1));
+    let (shown, report) = scan(&files, &written.geometry);
+    assert_eq!(shown, written.records);
+    assert_eq!(report.damage.iter().map(|d| d.kind).collect::<Vec<_>>(), [DamageKind::Generation]);
+    story_goes_on(&written, &files);
+    // With a newer generation it is read, and its batch fits no chain.
+    files.insert(1, stale_segment(written.geometry, 1, 9));
+    let (shown, report) = scan(&files, &written.geometry);
+    assert_eq!(shown, written.records);
+    assert_eq!(report.damage.first().map(|d| d.kind), Some(DamageKind::Stray));
+    story_goes_on(&written, &files);
+}
+
+#[test]
+fn an_empty_segment_below_the_tail_is_no_spare() {
+    let written = small(true);
+    let (_, report) = scan(&written.files, &written.geometry);
+    assert_eq!(report.tail.spare.map(|spare| spare.segment), Some(1));
+    // A boot that rolls past the spare leaves it empty in the middle.
+    let tail = Tail { spare: None, resume: Resume::Roll, ..report.tail };
+    let mut disk = Disk { files: written.files.clone(), pending: Vec::new() };
+    let (mut appender, mut now_ns) = (Appender::new(written.geometry, tail), 0);
+    appender.stage(9, 9, b"in segment 2").expect("room");
+    settle(&mut appender, &mut disk, &mut now_ns);
+    let (shown, report) = scan(&disk.files, &written.geometry);
+    assert_eq!((shown.len(), report.damage.len()), (written.records.len() + 1, 0));
+    assert_eq!(report.tail.link.end.segment(), 2);
+    assert_ne!(report.tail.spare.map(|spare| spare.segment), Some(1), "the log never goes back");
+}
+
+#[test]
+fn a_record_header_cut_by_a_bad_sector_names_no_slot() {
+    // The second record's header starts 4 bytes before the sector's end: its length is legible, its epoch is not.
+    let first = 504 - 56 - 16 - 6;
+    let written = write(8 << 10, &[vec![first, 300, 300]], true);
+    assert_eq!(written.records[1].0.position.offset() % 512, 506);
+    let mut files = written.files.clone();
+    files.get_mut(&0).expect("there")[1024..1536].copy_from_slice(&UNREADABLE);
+    let (shown, report) = scan(&files, &written.geometry);
+    assert_eq!(shown, written.records[..1]);
+    let damage = &report.damage[0];
+    assert_eq!((damage.kind, damage.from, damage.to), (DamageKind::Batch, 1024, 1536));
+    assert_eq!(
+        (damage.lost.len(), damage.records_unknown),
+        (0, 2),
+        "a guessed slot would blame the wrong people"
+    );
+}
+
+#[test]
+fn a_record_with_a_bad_payload_sector_is_named_and_the_rest_is_served() {
+    let written = write(8 << 10, &[vec![100, 1200, 50]], true);
+    let mut files = written.files.clone();
+    files.get_mut(&0).expect("there")[1024..1536].copy_from_slice(&UNREADABLE);
+    let (shown, report) = scan(&files, &written.geometry);
+    assert_eq!(shown, [written.records[0].clone(), written.records[2].clone()]);
+    let lost = &report.damage[0].lost;
+    assert_eq!(lost.iter().map(|lost| lost.reference).collect::<Vec<_>>(), [written.records[1].0]);
+    assert_eq!((lost[0].slot, lost[0].slot_epoch), (written.records[1].1.0, 5));
+    let sentence = report.damage[0].to_string();
+    assert!(sentence.starts_with("log/0003/00000000.seg bytes 1024..1536: sectors of a batch"), "{sentence}");
+    assert!(sentence.contains("1 records lost in slots 2"), "{sentence}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: support::cases(300), failure_persistence: None, ..ProptestConfig::default() })]
 
