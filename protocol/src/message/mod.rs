@@ -1,5 +1,5 @@
-//! Messages: what the body of a frame means. Each is declared once in the `messages!` tables of [`client`] and
-//! [`server`]; the binary form, the JSON form and the kinds follow from the declaration. Fixed fields come first,
+//! Messages: what the body of a frame means. Each is declared once in the `messages!` tables of `client` and
+//! `server`; the binary form, the JSON form and the kinds follow from the declaration. Fixed fields come first,
 //! in the order declared, little-endian and without padding; variable fields follow. What comes after the last
 //! field is ignored, so that later versions can append.
 

@@ -42,7 +42,7 @@ messages! {
     /// The command took effect and is durable.
     Ack = 0x82, "ack", &[], own_channel: false {
         fixed {
-            /// The conversation; 0 where there is none.
+            /// The conversation of the command; 0 where it has none.
             conversation: u64 => Id,
             /// SEND, RESOLVE: the seq it got. OPEN: the highest seq so far. Else 0.
             seq: u64 => Number,
@@ -89,7 +89,7 @@ messages! {
             owner_epoch: u32 => Number,
             /// Where the conversation stands.
             status: Status => Named,
-            /// Highest durable seq; live pushes go on after it unless the client gave a cursor.
+            /// Every item after this seq is pushed; those up to it come through HISTORY. At most the highest durable seq.
             seq: u64 => Number,
             /// Hybrid logical clock since when it waited or was assigned.
             since: u64 => Id,

@@ -1,7 +1,7 @@
 //! A whole session, frame by frame, for `docs/WIRE.md` and `vectors/session.json`.
 
 use crate::message::{
-    Author, Availability, Cause, ClientMessage, Content, Cursor, Items, Role, ServerMessage, Side, Status,
+    Author, Availability, Cause, ClientMessage, Content, Cursor, Role, ServerMessage, Side, Status,
 };
 use crate::samples::{AT, CONVERSATION};
 use crate::{Code, Language};
@@ -103,29 +103,13 @@ fn ownership() -> Message {
         agent: 9,
         owner_epoch: 1,
         status: Status::Assigned,
-        seq: 3,
+        seq: 0,
         since: at(2000),
         visitor_read: 0,
         visitor_delivered: 0,
         staff_read: 0,
         staff_delivered: 0,
         visitor: "v-1",
-    })
-}
-
-fn page() -> Message {
-    let mut items = Vec::new();
-    for item in [deliver(1, 0, VISITOR_DEVICE, "hi"), queued(), assigned()] {
-        item.encode(0, 0, &mut items);
-    }
-    let items = Items::new(items.leak());
-    Message::Server(ServerMessage::Page {
-        conversation: CONVERSATION,
-        first: 1,
-        last: 3,
-        more: false,
-        count: 3,
-        items,
     })
 }
 
@@ -136,7 +120,6 @@ pub(super) fn lines() -> Vec<Line> {
     let line = |connection, note, tag, message| Line { connection, note, tag, message };
     let shutting_down = Code::ShuttingDown.sentence(Language::English);
     let presence = ClientMessage::Presence { n: 1, availability: Availability::Online, capacity: 5 };
-    let history = ClientMessage::History { conversation, before: 0, after: 0, limit: 50 };
     let receipt = ClientMessage::Receipt { conversation, delivered: 4, read: 4 };
     let seen = ServerMessage::Receipt { conversation, side: Side::Visitor, delivered: 4, read: 4 };
     let resolve = ClientMessage::Resolve { conversation, n: 2, owner_epoch: 1 };
@@ -164,18 +147,20 @@ pub(super) fn lines() -> Vec<Line> {
         line("agent", "which is noted", 2, ack(0, 0, 1)),
         line("agent", "It owns the conversation under epoch 1", 0, ownership()),
         line("visitor", "The visitor learns of it", 0, Server(assigned())),
-        line("agent", "The agent asks for what was said", 3, Client(history)),
-        line("agent", "and gets three items", 3, page()),
-        line("agent", "It answers", 4, send(1, "hello")),
-        line("agent", "which is durable as seq 4", 4, ack(conversation, 4, 1)),
+        line("agent", "and is sent what was said: seq 1", 0, own(1, 0, VISITOR_DEVICE, "hi")),
+        line("agent", "seq 2", 0, Server(queued())),
+        line("agent", "and seq 3", 0, Server(assigned())),
+        line("agent", "It answers", 3, send(1, "hello")),
+        line("agent", "which is durable as seq 4", 3, ack(conversation, 4, 1)),
         line("agent", "and comes back to it as well", 0, own(4, 9, AGENT_DEVICE, "hello")),
         line("visitor", "The visitor gets the answer", 0, own(4, 9, AGENT_DEVICE, "hello")),
         line("visitor", "and has read it", 4, Client(receipt)),
         line("visitor", "which is noted too", 4, ack(conversation, 0, 0)),
         line("agent", "The agent sees that it was read", 0, Server(seen)),
+        line("visitor", "and so does the visitor, on all its devices", 0, Server(seen)),
         line("visitor", "The server shuts this connection", 0, Server(goodbye)),
-        line("agent", "The agent ends the conversation", 5, Client(resolve)),
-        line("agent", "which is durable as seq 5", 5, ack(conversation, 5, 2)),
+        line("agent", "The agent ends the conversation", 4, Client(resolve)),
+        line("agent", "which is durable as seq 5", 4, ack(conversation, 5, 2)),
         line("agent", "and an item like any other", 0, Server(resolved())),
         line("visitor", "The visitor comes back and has everything up to seq 4", 1, returning),
         line("visitor", "It is welcome", 1, welcome(3, 9000, 0, "v-1")),
