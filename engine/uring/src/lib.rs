@@ -10,9 +10,17 @@
 
 pub mod buffers;
 pub mod clock;
+#[cfg(feature = "host")]
+pub mod files;
+#[cfg(feature = "host")]
+pub mod host;
 pub mod kernel;
+#[cfg(feature = "host")]
+pub mod listen;
 pub mod mailbox;
 pub mod reactor;
 pub mod run;
+#[cfg(feature = "sys")]
+pub mod sys;
 pub mod table;
 pub mod turn;

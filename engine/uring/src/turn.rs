@@ -13,3 +13,13 @@ pub trait Turn {
     /// When the next turn is due even without an input, on the clock of [`Now::mono_ns`]; `None`: never.
     fn next_deadline_ns(&self) -> Option<u64>;
 }
+
+impl Turn for ringdesk_shard::Shard {
+    fn step(&mut self, now: Now, inputs: &mut Inputs, outputs: &mut Outputs) {
+        ringdesk_shard::Shard::step(self, now, inputs, outputs);
+    }
+
+    fn next_deadline_ns(&self) -> Option<u64> {
+        ringdesk_shard::Shard::next_deadline_ns(self)
+    }
+}

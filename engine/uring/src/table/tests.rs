@@ -105,6 +105,7 @@ fn state() -> Box<HandOver> {
         device: DeviceId(1),
         tag: 7,
         cursors: Vec::new(),
+        frames: Vec::new(),
         unread: vec![1, 2],
     })
 }

@@ -1,0 +1,173 @@
+//! Listeners: one socket per shard and address, so that every shard accepts without asking another.
+//!
+//! TCP uses SO_REUSEPORT. Because that would also let a second instance bind the same port in silence, a first bind
+//! without it proves that the port is free.
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with, sockopt};
+
+/// Connections the kernel completes ahead of the accept, per socket.
+const BACKLOG: i32 = 4096;
+
+/// Where to listen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Endpoint {
+    /// TCP. Port 0: any free port.
+    Tcp(SocketAddr),
+    /// A Unix socket at this path.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Why an endpoint cannot be listened on.
+#[derive(Debug)]
+pub struct ListenError {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// The cause.
+    pub cause: io::Error,
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoint = &self.endpoint;
+        match self.cause.kind() {
+            io::ErrorKind::AddrInUse => write!(f, "{endpoint} is in use by another program"),
+            io::ErrorKind::PermissionDenied => write!(f, "no permission to listen on {endpoint}"),
+            io::ErrorKind::AddrNotAvailable => write!(f, "{endpoint} is not an address of this host"),
+            _ => write!(f, "cannot listen on {endpoint}: {}", self.cause),
+        }
+    }
+}
+
+impl std::error::Error for ListenError {}
+
+/// An endpoint being listened on.
+#[derive(Debug)]
+pub struct Listening {
+    /// The endpoint, with the port the kernel chose if 0 was asked for.
+    pub endpoint: Endpoint,
+    /// One socket per shard.
+    pub sockets: Vec<OwnedFd>,
+}
+
+/// Opens an endpoint for `shards` shards (at least 1). Accepted TCP connections have TCP_NODELAY: on Linux they
+/// inherit it from the listener.
+pub fn open(endpoint: &Endpoint, shards: usize) -> Result<Listening, ListenError> {
+    assert!(shards > 0, "a listener for no shard");
+    let opened = match endpoint {
+        Endpoint::Tcp(address) => open_tcp(*address, shards),
+        Endpoint::Unix(path) => open_unix(path, shards),
+    };
+    opened.map_err(|cause| ListenError { endpoint: endpoint.clone(), cause })
+}
+
+fn open_tcp(address: SocketAddr, shards: usize) -> io::Result<Listening> {
+    let probe = bind_tcp(address, false)?;
+    // The probe listens too: binding alone succeeds beside a listener that set SO_REUSEADDR.
+    listen(&probe, 1)?;
+    let local: SocketAddr = getsockname(&probe)?.try_into()?;
+    drop(probe);
+    let mut sockets = Vec::new();
+    for _ in 0..shards {
+        let socket = bind_tcp(local, true)?;
+        listen(&socket, BACKLOG)?;
+        sockets.push(socket);
+    }
+    Ok(Listening { endpoint: Endpoint::Tcp(local), sockets })
+}
+
+fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // Connections of an earlier run in TIME_WAIT must not keep the port.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, shared)?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    bind(&socket, &address)?;
+    Ok(socket)
+}
+
+fn open_unix(path: &Path, shards: usize) -> io::Result<Listening> {
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            // The file outlives the process. Nobody answering means it is a leftover.
+            match UnixStream::connect(path) {
+                Err(refused) if refused.raw_os_error() == Some(Errno::CONNREFUSED.raw_os_error()) => {
+                    std::fs::remove_file(path)?;
+                    UnixListener::bind(path)?
+                }
+                _ => return Err(error),
+            }
+        }
+        other => other?,
+    };
+    rustix::net::listen(&listener, BACKLOG)?;
+    let mut sockets = Vec::new();
+    for _ in 1..shards {
+        sockets.push(OwnedFd::from(listener.try_clone()?));
+    }
+    sockets.push(OwnedFd::from(listener));
+    Ok(Listening { endpoint: Endpoint::Unix(path.to_owned()), sockets })
+}
+
+/// The loopback form of a listening address: what a client on this host connects to.
+pub fn local_address(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, v4.port()).into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, v6.port()).into(),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn loopback(port: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+
+    #[test]
+    fn a_taken_port_is_named() {
+        let taken = TcpListener::bind(loopback(0)).expect("a free port");
+        let address = taken.local_addr().expect("bound");
+        let error = open(&Endpoint::Tcp(address), 2).expect_err("the port is taken");
+        assert_eq!(error.to_string(), format!("{address} is in use by another program"));
+    }
+
+    #[test]
+    fn a_second_instance_is_refused() {
+        let first = open(&Endpoint::Tcp(loopback(0)), 2).expect("a free port");
+        assert_eq!(first.sockets.len(), 2);
+        let error = open(&first.endpoint, 1).expect_err("the first instance listens");
+        assert!(error.to_string().ends_with("is in use by another program"), "{error}");
+    }
+
+    #[test]
+    fn a_leftover_unix_socket_is_replaced_and_a_live_one_is_not() {
+        let path = std::env::temp_dir().join(format!("ringdesk-listen-{}.sock", std::process::id()));
+        let endpoint = Endpoint::Unix(path.clone());
+        let first = open(&endpoint, 2).expect("a new socket");
+        assert!(open(&endpoint, 1).is_err());
+        drop(first);
+        open(&endpoint, 1).expect("the leftover is replaced");
+        std::fs::remove_file(path).expect("the socket file is there");
+    }
+}

@@ -1,0 +1,20 @@
+//! The io_uring shim: carries out what the table describes. No decisions: those are the table's.
+//!
+//! Order of reading: `fleet` (what rings know of each other), `setup` (the ring, its flags and tables, and what may
+//! be missing), `enter` (the one system call of a turn), `provided` (receive buffers), `shim` (operations in,
+//! completions out), `segments` (open log files).
+//!
+//! Ownership: memory the kernel writes to is either a lent buffer of the table or a mapping of `provided`; both stay
+//! mapped until the last completion, also when a reactor is dropped in the middle of its work.
+#![allow(unsafe_code)] // The crate's reason to exist; every block states why it holds.
+
+mod enter;
+mod fleet;
+mod provided;
+mod segments;
+mod setup;
+mod shim;
+
+pub use fleet::Fleet;
+pub use setup::{Features, OpenError, SysConfig};
+pub use shim::SysKernel;
