@@ -34,6 +34,8 @@ pub struct Appender {
     /// Set while the newest batch has records, or a cut before it, that no later batch vouches for.
     uncovered_since_ns: Option<u64>,
     uncovered_at_boot: bool,
+    /// The batch or mark that is due waits for file space; a completion will bring it.
+    starved: bool,
     failed: bool,
     ops: u64,
     stats: AppenderStats,
@@ -150,6 +152,7 @@ impl Appender {
             durable,
             uncovered_since_ns: None,
             uncovered_at_boot: tail.uncovered,
+            starved: false,
             failed: false,
             ops: 0,
             stats: AppenderStats::default(),
@@ -253,7 +256,9 @@ impl Appender {
             None => return,
         };
         let align = self.geometry.align;
-        let Some(room) = self.runway.take(batch.bytes(align)) else {
+        let room = self.runway.take(batch.bytes(align));
+        self.starved = room.is_none();
+        let Some(room) = room else {
             if mark {
                 self.reclaim(batch);
             } else {
@@ -299,6 +304,7 @@ impl Appender {
     /// If the operation is not in flight: a driver that completes twice would ack what is not durable.
     pub fn complete(&mut self, done: DiskDone) -> Result<Flushed, Fatal> {
         assert!(done.op.is_appender(), "operation {:?} is not the appender's", done.op);
+        self.starved = false;
         if matches!(&self.in_flight, Some(append) if append.op == done.op) {
             return self.complete_append(done);
         }
@@ -378,7 +384,9 @@ impl Appender {
     /// None if only a completion or a record gives it work.
     #[must_use]
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        let busy = self.failed || self.in_flight.is_some() || !matches!(self.syncing, Syncing::Done);
+        // While starved, a deadline that has passed would make the caller spin until the completion.
+        let busy =
+            self.failed || self.starved || self.in_flight.is_some() || !matches!(self.syncing, Syncing::Done);
         if busy || !self.open.is_empty() { None } else { self.mark_due_ns() }
     }
 

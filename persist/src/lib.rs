@@ -32,7 +32,9 @@ pub use disk::{DiskDone, DiskOp, OpId};
 pub use geometry::{Geometry, GeometryError};
 pub use meta::{META_BYTES, Meta, MetaError};
 pub use pages::{Page, Pages};
-pub use position::{LogId, Lsn, Position, Record, RecordRef, log_directory, segment_file, unborn_file};
+pub use position::{
+    LogId, Lsn, Position, Record, RecordRef, log_directory, segment_file, segment_number, unborn_file,
+};
 pub use read::{ExtractError, Extracted, ReadSpan, extract, plan_reads, read_op};
 pub use report::{Damage, DamageKind, LogReport, LostRecord, Resume, Spare, Tail, Torn};
 pub use scan::{ScanError, ScanPlan, SegmentScan, scan_log};

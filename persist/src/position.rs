@@ -125,6 +125,15 @@ pub fn segment_file(log: LogId, segment: u32) -> String {
     format!("log/{:04}/{segment:08}.seg", log.0)
 }
 
+/// The segment number that a file name in a log's directory stands for; None for any other file.
+#[must_use]
+pub fn segment_number(file_name: &str) -> Option<u32> {
+    let digits = file_name.strip_suffix(".seg")?;
+    let plain = digits.len() == 8 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let number = if plain { digits.parse().ok()? } else { return None };
+    (number <= Position::SEGMENT_MAX).then_some(number)
+}
+
 /// Path under which a segment is prepared before it is renamed to [`segment_file`]. Leftovers are deleted at boot.
 #[must_use]
 pub fn unborn_file(log: LogId, segment: u32) -> String {
@@ -152,6 +161,10 @@ mod tests {
     fn names_of_files() {
         assert_eq!(log_directory(LogId(3)), "log/0003");
         assert_eq!(segment_file(LogId(3), 17), "log/0003/00000017.seg");
+        assert_eq!(segment_number("00000017.seg"), Some(17));
+        for other in ["17.seg", "00000017.new", "0000001x.seg", "+0000017.seg", "99999999.seg", ".seg", ""] {
+            assert_eq!(segment_number(other), None, "{other}");
+        }
         assert_eq!(unborn_file(LogId(3), 17), "log/0003/00000017.new");
     }
 

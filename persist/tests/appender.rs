@@ -89,6 +89,29 @@ fn an_idle_log_is_marked_once_and_then_silent() {
 }
 
 #[test]
+fn a_mark_that_waits_for_space_does_not_make_the_caller_spin() {
+    // One segment takes a header and one batch of 2 KiB; the mark needs the next segment.
+    let geometry = Geometry { segment_bytes: 2560, batch_bytes_max: 2048, fill_step_bytes: 512, ..quiet() };
+    let (mut appender, mut disk) = (fresh(geometry), Disk::default());
+    appender.poll(0, 0, &mut disk.pending);
+    let done = disk.perform(0);
+    appender.complete(done).expect("good");
+    appender.stage(1, 1, &payload(1, 1800)).expect("room");
+    appender.poll(0, 0, &mut disk.pending);
+    let append = disk.pending.iter().position(|op| matches!(op, DiskOp::Write { .. })).expect("the append");
+    let done = disk.perform(append);
+    appender.complete(done).expect("good");
+    assert_eq!(appender.next_deadline_ns(), Some(10 * MS));
+    appender.poll(10 * MS, 0, &mut disk.pending);
+    assert!(matches!(disk.pending[..], [DiskOp::Create { segment: 1, .. }]), "{:?}", disk.pending);
+    assert_eq!(appender.next_deadline_ns(), None, "the completion wakes the caller");
+    let done = disk.perform(0);
+    appender.complete(done).expect("good");
+    appender.poll(10 * MS, 0, &mut disk.pending);
+    assert_eq!(writes(&disk)[0], (512, 512), "the mark, in the next segment");
+}
+
+#[test]
 fn staging_is_bounded_and_says_which_bound() {
     let geometry = Geometry { staged_bytes_max: 8 << 10, ..quiet() };
     let (mut appender, mut disk) = started(geometry);
