@@ -15,9 +15,11 @@ use crate::event::{Cause, Event, Note, Status};
 use crate::ids::{AgentId, ConversationId, DeviceId, Hlc, Party, Side, SiteId, Slot};
 use crate::limits::Limits;
 use crate::view::{ConversationView, Receipts};
+use crate::visitor::visitor_name;
 
 /// One conversation. seq, epoch and receipts are 32 bits wide: see `Limits::items_max`.
 pub(crate) struct Conversation {
+    /// The `visitor_key`, shared with the visitor.
     pub(crate) visitor: Arc<str>,
     devices: Vec<Device>,
     retired: Retired,
@@ -68,7 +70,7 @@ impl Conversation {
             conversation,
             site: self.site,
             site_slot: self.site_slot,
-            visitor: &self.visitor,
+            visitor: visitor_name(&self.visitor),
             status: self.status,
             seq: self.seq(),
             epoch: self.epoch,
@@ -87,7 +89,9 @@ impl Conversation {
     /// Who the caller is here. A foreign caller learns nothing, not even that the conversation exists.
     pub(crate) fn party(&self, caller: &Caller<'_>) -> Result<Party, Refusal> {
         match *caller {
-            Caller::Visitor { site, visitor } if site == self.site && visitor == &*self.visitor => {
+            Caller::Visitor { site, visitor }
+                if site == self.site && visitor == visitor_name(&self.visitor) =>
+            {
                 Ok(Party::Visitor)
             }
             Caller::Agent { site, agent } if site == self.site => {

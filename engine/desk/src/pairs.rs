@@ -4,7 +4,7 @@
 //! holds the highest number heard of each teller. Full: `Limits::notes_outstanding_max` over all pairs of the
 //! teller, where client commands get `Busy` and the dispatcher waits for a confirmation.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::digest::Digest;
 use crate::event::Note;
@@ -23,31 +23,60 @@ impl Told {
     }
 }
 
+/// Values by slot, in order. A slot of conversations has a pair or two, for which a map's node of eleven would be
+/// most of its memory; a dispatcher's has at most one per slot there is.
+struct BySlot<T>(Vec<(Slot, T)>);
+
+impl<T: Default> BySlot<T> {
+    fn get(&self, slot: Slot) -> Option<&T> {
+        self.find(slot).ok().map(|at| &self.0[at].1)
+    }
+
+    fn get_mut(&mut self, slot: Slot) -> Option<&mut T> {
+        self.find(slot).ok().map(|at| &mut self.0[at].1)
+    }
+
+    fn get_or_default(&mut self, slot: Slot) -> &mut T {
+        let at = self.find(slot).unwrap_or_else(|at| {
+            if self.0.is_empty() {
+                self.0.reserve_exact(1);
+            }
+            self.0.insert(at, (slot, T::default()));
+            at
+        });
+        &mut self.0[at].1
+    }
+
+    fn find(&self, slot: Slot) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&slot, |(known, _)| *known)
+    }
+}
+
 /// All pairs of one slot, in both directions.
 pub(crate) struct Pairs {
-    told: BTreeMap<Slot, Told>,
-    heard: BTreeMap<Slot, u64>,
+    told: BySlot<Told>,
+    heard: BySlot<u64>,
     outstanding: usize,
 }
 
 impl Pairs {
     pub(crate) const fn new() -> Self {
-        Self { told: BTreeMap::new(), heard: BTreeMap::new(), outstanding: 0 }
+        Self { told: BySlot(Vec::new()), heard: BySlot(Vec::new()), outstanding: 0 }
     }
 
     /// Number of the last note told to `to`.
     pub(crate) fn told(&self, to: Slot) -> u64 {
-        self.told.get(&to).map_or(0, |told| told.last)
+        self.told.get(to).map_or(0, |told| told.last)
     }
 
     /// Highest number heard of `from`.
     pub(crate) fn heard(&self, from: Slot) -> u64 {
-        self.heard.get(&from).copied().unwrap_or(0)
+        self.heard.get(from).copied().unwrap_or(0)
     }
 
     /// Highest number `to` has confirmed.
     pub(crate) fn confirmed(&self, to: Slot) -> u64 {
-        self.told.get(&to).map_or(0, Told::confirmed)
+        self.told.get(to).map_or(0, Told::confirmed)
     }
 
     /// Notes told and not yet confirmed, over all pairs.
@@ -56,7 +85,7 @@ impl Pairs {
     }
 
     pub(crate) fn apply_told(&mut self, to: Slot, n: u64, note: Note) {
-        let told = self.told.entry(to).or_default();
+        let told = self.told.get_or_default(to);
         assert!(n == told.last + 1, "note {n} to {to:?} told after {}", told.last);
         told.last = n;
         told.outstanding.push_back(note);
@@ -64,13 +93,13 @@ impl Pairs {
     }
 
     pub(crate) fn apply_heard(&mut self, from: Slot, n: u64) {
-        let heard = self.heard.entry(from).or_insert(0);
+        let heard = self.heard.get_or_default(from);
         assert!(n == *heard + 1, "note {n} of {from:?} heard after {heard}");
         *heard = n;
     }
 
     pub(crate) fn apply_confirmed(&mut self, to: Slot, upto: u64) {
-        let told = self.told.get_mut(&to).expect("only a note that was told can be confirmed");
+        let told = self.told.get_mut(to).expect("only a note that was told can be confirmed");
         let confirmed = told.confirmed();
         assert!(
             upto > confirmed && upto <= told.last,
@@ -87,14 +116,14 @@ impl Pairs {
 
     /// Unconfirmed notes: (to, n, note), by hearer and in order.
     pub(crate) fn unconfirmed(&self) -> impl Iterator<Item = (Slot, u64, Note)> + '_ {
-        self.told.iter().flat_map(|(to, told)| {
+        self.told.0.iter().flat_map(|(to, told)| {
             told.outstanding.iter().zip(told.confirmed() + 1..).map(|(note, n)| (*to, n, *note))
         })
     }
 
     pub(crate) fn digest(&self, digest: &mut Digest) {
-        digest.count(self.told.len());
-        for (to, told) in &self.told {
+        digest.count(self.told.0.len());
+        for (to, told) in &self.told.0 {
             digest.u32(u32::from(to.0));
             digest.u64(told.last);
             digest.count(told.outstanding.len());
@@ -102,8 +131,8 @@ impl Pairs {
                 digest_note(digest, *note);
             }
         }
-        digest.count(self.heard.len());
-        for (from, n) in &self.heard {
+        digest.count(self.heard.0.len());
+        for (from, n) in &self.heard.0 {
             digest.u32(u32::from(from.0));
             digest.u64(*n);
         }

@@ -1,6 +1,6 @@
 //! Everything one slot owns, so that a slot can later move to another shard as one object.
 //!
-//! Owned by the desk. Conversations by number, visitors by (site, external id), one dispatcher per site whose
+//! Owned by the desk. Conversations by number, visitors by site and external id, one dispatcher per site whose
 //! slot this is, and the pairs of notes in both directions.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use crate::event::{Event, Note};
 use crate::ids::{ConversationId, Hlc, SiteId};
 use crate::limits::Limits;
 use crate::pairs::Pairs;
-use crate::visitor::Visitor;
+use crate::visitor::{Visitor, visitor_key};
 
 /// One slot's state.
 pub(crate) struct SlotState {
@@ -21,7 +21,8 @@ pub(crate) struct SlotState {
     pub(crate) conversations: BTreeMap<u64, Box<Conversation>>,
     /// Number of the newest conversation.
     pub(crate) last_number: u64,
-    pub(crate) visitors: BTreeMap<SiteId, BTreeMap<Arc<str>, Visitor>>,
+    /// By `visitor_key`, which the visitor's conversations share.
+    pub(crate) visitors: BTreeMap<Arc<str>, Visitor>,
     pub(crate) sites: BTreeMap<SiteId, Dispatcher>,
     pub(crate) pairs: Pairs,
     /// What `Desk::due` lists for this slot.
@@ -55,7 +56,7 @@ impl SlotState {
     }
 
     pub(crate) fn visitor(&self, site: SiteId, visitor: &str) -> Option<&Visitor> {
-        self.visitors.get(&site)?.get(visitor)
+        self.visitors.get(visitor_key(site, visitor).as_str())
     }
 
     pub(crate) fn conversation(&self, id: ConversationId) -> Option<&Conversation> {
@@ -70,27 +71,25 @@ impl SlotState {
     }
 
     fn visitor_of(&mut self, id: ConversationId) -> &mut Visitor {
-        let conversation = self.conversation_mut(id);
-        let (site, name) = (conversation.site, conversation.visitor.clone());
-        let visitors = self.visitors.get_mut(&site).expect("a conversation's visitor is known");
-        visitors.get_mut(&*name).expect("a conversation's visitor is known")
+        let key = self.conversation_mut(id).visitor.clone();
+        self.visitors.get_mut(&key).expect("a conversation's visitor is known")
     }
 
     /// Applies an event of this slot. Gives whether the dispatchers' deadline may have moved.
     pub(crate) fn apply(&mut self, event: &Event, limits: &Limits) -> bool {
         match event {
             Event::Opened { conversation, site, site_slot, visitor, device, n, at } => {
-                let visitors = self.visitors.entry(*site).or_default();
-                let name = match visitors.get_key_value(visitor.as_str()) {
-                    Some((name, _)) => name.clone(),
-                    None => Arc::from(visitor.as_str()),
+                let key = visitor_key(*site, visitor);
+                let key = match self.visitors.get_key_value(key.as_str()) {
+                    Some((key, _)) => key.clone(),
+                    None => Arc::from(key),
                 };
                 let number = conversation.number();
                 assert!(number == self.last_number + 1, "{conversation:?} opened after {}", self.last_number);
                 self.last_number = number;
-                let opened = Conversation::new(*site, *site_slot, name.clone(), *at);
+                let opened = Conversation::new(*site, *site_slot, key.clone(), *at);
                 self.conversations.insert(number, Box::new(opened));
-                let known = visitors.entry(name).or_default();
+                let known = self.visitors.entry(key).or_default();
                 known.latest = number;
                 known.apply_open(*device, *n, number, limits);
             }
@@ -145,13 +144,9 @@ impl SlotState {
             conversation.digest(digest);
         }
         digest.count(self.visitors.len());
-        for (site, visitors) in &self.visitors {
-            digest.u32(site.0);
-            digest.count(visitors.len());
-            for (name, visitor) in visitors {
-                digest.bytes(name.as_bytes());
-                visitor.digest(digest);
-            }
+        for (key, visitor) in &self.visitors {
+            digest.bytes(key.as_bytes());
+            visitor.digest(digest);
         }
         digest.count(self.sites.len());
         for (site, dispatcher) in &self.sites {

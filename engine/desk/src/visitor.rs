@@ -13,6 +13,18 @@ use crate::event::{Event, Status};
 use crate::ids::{ConversationId, DeviceId, SLOTS, SiteId, Slot};
 use crate::limits::Limits;
 
+/// A visitor's key in its slot: `site/external id`, the site in decimal, so that the first slash ends it. One string
+/// instead of a map per site: with many sites most slots have one visitor of each.
+pub(crate) fn visitor_key(site: SiteId, visitor: &str) -> String {
+    format!("{}/{visitor}", site.0)
+}
+
+/// The external id in a `visitor_key`.
+pub(crate) fn visitor_name(key: &str) -> &str {
+    let (_, name) = key.split_once('/').expect("a visitor's key has a slash behind the site");
+    name
+}
+
 /// Devices of a visitor are not told apart by party in its memory of retired ones.
 const PARTY: u32 = 0;
 

@@ -275,3 +275,29 @@ fn what_cannot_be_told_is_refused_without_a_panic() {
     assert_eq!(world.run(&open), Err(Refusal::Invalid));
     assert_eq!(world.run(&Command::Tick { slot: site_slot }), Err(Refusal::Invalid));
 }
+
+/// Pairs are first in, first out, so these notes are never told; a desk that hears one keeps what it knows.
+#[test]
+fn notes_older_than_what_is_known_change_nothing() {
+    let mut world = World::new(Limits::default());
+    let waits = queued(&mut world, 1)[0];
+    let want = |conversation| Note::Want { site: SITE, conversation, since: Hlc(1), epoch: 0 };
+    let hear = |world: &mut World, (from, to), n, note| {
+        assert_eq!(world.run(&Command::Hear { from, to, n, note }), Ok(Answer::Heard { upto: n }));
+        assert_eq!(world.last.len(), 1, "heard and ignored: {:?}", world.last);
+    };
+    let (asks, tells) = ((VISITOR_SLOT, SITE_SLOT), (SITE_SLOT, VISITOR_SLOT));
+    hear(&mut world, asks, 2, want(waits));
+    world.staff(1, 1);
+    world.drain();
+    assert_eq!((owner(&world, waits), world.view(waits).epoch), (Some(1), 1));
+    hear(&mut world, asks, 3, want(waits));
+    hear(&mut world, asks, 4, Note::Release { site: SITE, conversation: waits, epoch: 0 });
+    hear(&mut world, tells, 2, Note::Assign { conversation: waits, agent: AgentId(9), epoch: 1 });
+    hear(&mut world, tells, 3, Note::Unassign { conversation: waits, epoch: 0 });
+    assert_eq!((owner(&world, waits), world.view(waits).epoch), (Some(1), 1));
+    // A newer assignment is the truth: only the dispatcher places.
+    let newer = Note::Assign { conversation: waits, agent: AgentId(9), epoch: 5 };
+    world.run(&Command::Hear { from: SITE_SLOT, to: VISITOR_SLOT, n: 4, note: newer }).expect("in order");
+    assert_eq!((owner(&world, waits), world.view(waits).epoch), (Some(9), 5));
+}
