@@ -1,8 +1,9 @@
 //! ringdeskd: boot, replay, reactors, control plane.
 //!
-//! Order of reading: [`config`], [`directory`], [`control`]. Ownership: the control plane has one thread; shards have
+//! Order of reading: [`config`], [`directory`], [`control`], [`boot`]. Ownership: the control plane has one thread; shards have
 //! one each and are reached through their mailboxes only.
 
+pub mod boot;
 pub mod config;
 pub mod control;
 pub mod demo;

@@ -17,7 +17,7 @@ use super::error::ApiError;
 use super::guard::host_name;
 use super::limiter::LoginLimiter;
 use super::shards::Shards;
-use crate::config::{Config, ConfigError, Overrides, Reloaded};
+use crate::config::{Config, ConfigError, Live, Overrides, Reloaded};
 use crate::directory::{Directory, DirectoryError};
 use crate::{journal, say};
 
@@ -63,6 +63,8 @@ pub struct Parts {
     pub admin_token: String,
     /// Bound addresses.
     pub addresses: Addresses,
+    /// Connections that one shard's descriptor table has room for.
+    pub table_connections: u32,
     /// How sockets and disk are driven, for people.
     pub backend: String,
     /// Boots of this data folder.
@@ -81,6 +83,7 @@ pub struct Plane {
     ticket_key: Vec<u8>,
     admin_token: String,
     addresses: Addresses,
+    table_connections: u32,
     backend: String,
     boot_epoch: u32,
     started: Instant,
@@ -110,6 +113,7 @@ impl Plane {
             ticket_key: parts.ticket_key,
             admin_token: parts.admin_token,
             addresses: parts.addresses,
+            table_connections: parts.table_connections,
             backend: parts.backend,
             boot_epoch: parts.boot_epoch,
             started: parts.started,
@@ -230,11 +234,17 @@ impl Plane {
         reach(self.addresses.binary, host)
     }
 
+    /// The settings of each of `shards` shards under the configuration in force.
+    pub async fn settings(&self, shards: usize) -> Result<Settings, ApiError> {
+        let (live, key) = (self.config().live.clone(), self.ticket_key.clone());
+        let of_one = connections_of_one(&live, shards).min(self.table_connections);
+        self.directory(move |directory| settings(directory, &live, key, of_one)).await
+    }
+
     /// Tells the shards the settings now in force. Nothing to do before they run.
     pub async fn push_settings(&self) -> Result<(), ApiError> {
         let Some(shards) = self.shards() else { return Ok(()) };
-        let (live, key, count) = (self.config().live.clone(), self.ticket_key.clone(), shards.count());
-        let settings = self.directory(move |directory| settings(directory, &live, key, count)).await?;
+        let settings = self.settings(shards.count()).await?;
         shards.post(&Control::Settings(Arc::new(settings))).await.map_err(|full| {
             ApiError::internal(format!("shard {} does not take the new settings", full.shard))
         })
@@ -271,12 +281,17 @@ pub enum ReloadError {
     Push(ApiError),
 }
 
-/// The settings of each of `shards` shards under this configuration. Blocking: reads the agents.
+/// A shard's part of the connections of the process.
+pub fn connections_of_one(live: &Live, shards: usize) -> u32 {
+    live.connections_max.div_ceil(u32::try_from(shards.max(1)).unwrap_or(u32::MAX))
+}
+
+/// The settings of a shard that may hold `connections_max` connections. Blocking: reads the agents.
 pub fn settings(
     directory: &dyn Directory,
-    live: &crate::config::Live,
+    live: &Live,
     ticket_key: Vec<u8>,
-    shards: usize,
+    connections_max: u32,
 ) -> Result<Settings, DirectoryError> {
     let mut agent_names = BTreeMap::new();
     for site in directory.sites()? {
@@ -284,14 +299,13 @@ pub fn settings(
             agent_names.insert((agent.site, agent.id), Arc::from(agent.name));
         }
     }
-    let shards = u32::try_from(shards.max(1)).unwrap_or(u32::MAX);
     Ok(Settings {
         ticket_key,
         heartbeat_s: live.heartbeat_s,
         outbox_bytes_max: live.outbox_bytes_max,
         origins: live.origins.clone(),
         agent_names,
-        connections_max: live.connections_max.div_ceil(shards),
+        connections_max,
     })
 }
 

@@ -65,6 +65,7 @@ impl Plant {
             directory: Arc::new(directory),
             admin_token: "admin-token".to_string(),
             addresses,
+            table_connections: 1000,
             backend: "none".to_string(),
             boot_epoch: 1,
             started: Instant::now(),

@@ -1,0 +1,341 @@
+//! From a command line to a serving process, in this order: configuration, data folder and its lock, META, kernel
+//! probe, addresses, directory, control plane (which answers "not ready" from here on), replay, sync, shards, ready.
+//!
+//! Each step that fails ends the start with one sentence and its own exit code ([`BootError`]). Nothing is written to a
+//! log before the replay is done, and nothing is served before all of it is on the disk.
+
+pub mod error;
+pub mod fleet;
+pub mod folder;
+pub mod replay;
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringdesk_desk::Limits;
+use ringdesk_persist::{Geometry, LogId, Meta};
+use ringdesk_shard::OwnerConfig;
+use ringdesk_shard::io::{Control, ListenerKind};
+use ringdesk_shard::router::Router;
+use ringdesk_uring::host::{available_cores, raise_descriptor_limit};
+use ringdesk_uring::listen::{self, Endpoint, local_address};
+use ringdesk_uring::mailbox::{Letter, Mailbox};
+use sd_notify::NotifyState;
+use tokio::sync::mpsc;
+
+pub use self::error::BootError;
+use self::folder::Lock;
+use crate::config::{Config, Overrides, SHARDS_MAX, TICKET_LIFETIME_S_MAX};
+use crate::control::plane::{Addresses, Parts, Plane, connections_of_one, now_s, settings};
+use crate::control::shards::{Post, Shards};
+use crate::control::{self, Ended};
+use crate::directory::{Directory, RedbDirectory, Seed};
+use crate::secrets::{self, hex, random_bytes};
+use crate::{demo, journal, say};
+
+/// Entries of a descriptor table kept free for connections handed over by other shards.
+const TABLE_RESERVE: u32 = 256;
+/// Largest descriptor table asked for: what one ring was measured with.
+const TABLE_MAX: u32 = 32_768;
+
+/// What the boot leads to.
+struct Booted {
+    config: Config,
+    meta: Meta,
+    lock: Lock,
+    shards: u16,
+    entries: u32,
+    nothing_moved: bool,
+    endpoints: Vec<(ListenerKind, &'static str, Endpoint)>,
+    http: TcpListener,
+    directory: Arc<dyn Directory>,
+    first_start: bool,
+    backend: String,
+}
+
+/// Starts, serves until told to stop, and drains.
+pub fn run(overrides: &Overrides, started: Instant) -> Result<(), BootError> {
+    let booted = prepare(overrides)?;
+    let plane = plane(&booted, overrides, started)?;
+    let (drained, drained_inbox) = mpsc::channel(usize::from(booted.shards));
+    let http = booted.http.try_clone().map_err(|error| address_error("listen.http", &error))?;
+    let control_plane = plane.clone();
+    let control = std::thread::Builder::new()
+        .name("rd-control".into())
+        .spawn(move || control::run(&control_plane, http, drained_inbox))
+        .map_err(|error| BootError::Kernel(format!("the control plane's thread cannot start: {error}")))?;
+
+    let mut running = start_shards(&booted, &plane, drained)?;
+    running.go();
+    announce(&booted, &plane, started);
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+
+    match control.join() {
+        Ok(Ok(Ended::Drained)) => {}
+        Ok(Ok(Ended::Late)) => {
+            say!(Warn, "some clients were not told goodbye in time; what was acknowledged is kept")
+        }
+        Ok(Err(error)) => say!(Error, "the control plane ended: {error}"),
+        Err(_) => say!(Error, "the control plane panicked"),
+    }
+    running.stop();
+    if let Some(path) = &plane.addresses().unix {
+        let _ = std::fs::remove_file(path);
+    }
+    say!(Info, "stopped");
+    Ok(())
+}
+
+/// Everything before the control plane.
+fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
+    let config = Config::load(overrides)?;
+    journal::set_level(config.live.log_level);
+    let data = config.fixed.data.clone();
+    let lock = folder::claim(&data)?;
+    let shards = shard_count(config.fixed.shards)?;
+    let nothing_moved = folder::same_layout_always(&data, shards)?;
+    let meta = folder::next_boot(&data, shards)?;
+    let descriptors = raise_descriptor_limit().unwrap_or(1024);
+    let backend = fleet::probe(&data)?;
+    let wanted = connections_of_one(&config.live, shards.into()).saturating_add(TABLE_RESERVE).min(TABLE_MAX);
+    let entries = wanted.min(u32::try_from(descriptors).unwrap_or(u32::MAX));
+
+    let fixed = &config.fixed;
+    let mut endpoints = vec![
+        (ListenerKind::Binary, "listen.binary", Endpoint::Tcp(fixed.listen_binary)),
+        (ListenerKind::WebSocket, "listen.websocket", Endpoint::Tcp(fixed.listen_websocket)),
+    ];
+    if let Some(path) = &fixed.listen_unix {
+        endpoints.push((ListenerKind::Binary, "listen.unix", Endpoint::Unix(path.clone())));
+    }
+    // A taken address is told before the replay. The sockets that serve are opened after it, so that no client hangs
+    // in their backlogs meanwhile.
+    for (_, key, endpoint) in &mut endpoints {
+        *endpoint = listen_on(key, endpoint, 1)?.endpoint;
+    }
+    let http = TcpListener::bind(fixed.listen_http).map_err(|error| {
+        let cause = listen::ListenError { endpoint: Endpoint::Tcp(fixed.listen_http), cause: error };
+        BootError::Address { key: "listen.http", sentence: cause.to_string() }
+    })?;
+    let (directory, first_start) = open_directory(&data)?;
+    Ok(Booted {
+        config,
+        meta,
+        lock,
+        shards,
+        entries,
+        nothing_moved,
+        endpoints,
+        http,
+        directory,
+        first_start,
+        backend,
+    })
+}
+
+fn shard_count(configured: u16) -> Result<u16, BootError> {
+    if configured > 0 {
+        return Ok(configured);
+    }
+    let cores = available_cores()
+        .map_err(|error| BootError::Kernel(format!("the cores of this process cannot be read: {error}")))?;
+    Ok(u16::try_from(cores.len()).unwrap_or(SHARDS_MAX).min(SHARDS_MAX))
+}
+
+fn address_error(key: &'static str, error: &dyn std::fmt::Display) -> BootError {
+    BootError::Address { key, sentence: error.to_string() }
+}
+
+fn listen_on(key: &'static str, endpoint: &Endpoint, shards: usize) -> Result<listen::Listening, BootError> {
+    listen::open(endpoint, shards).map_err(|error| address_error(key, &error))
+}
+
+fn open_directory(data: &Path) -> Result<(Arc<dyn Directory>, bool), BootError> {
+    let directory = RedbDirectory::open(&data.join("directory.redb"))?;
+    let new = directory.sites()?.is_empty();
+    if new {
+        let file = demo::password_file(data);
+        demo::write_passwords(data)
+            .map_err(BootError::folder(&file, "the demo passwords cannot be written"))?;
+        directory.seed(&Seed {
+            ticket_key: random_bytes(),
+            site: demo::SITE.to_string(),
+            agents: demo::AGENTS.map(|(login, name)| (login.to_string(), name.to_string())).to_vec(),
+            now_s: now_s(),
+        })?;
+    }
+    Ok((Arc::new(directory), new))
+}
+
+fn admin_token(data: &Path) -> Result<String, BootError> {
+    let path = data.join("admin.token");
+    let known = secrets::read_small(&path).map_err(BootError::folder(&path, "it cannot be read"))?;
+    if let Some(token) = known.filter(|token| token.len() >= 32) {
+        return Ok(token);
+    }
+    let token = hex(&random_bytes::<32>());
+    secrets::write_private(&path, format!("{token}\n").as_bytes())
+        .map_err(BootError::folder(&path, "it cannot be written"))?;
+    Ok(token)
+}
+
+fn bound(endpoint: &Endpoint) -> SocketAddr {
+    match endpoint {
+        Endpoint::Tcp(address) => *address,
+        Endpoint::Unix(path) => panic!("{} is no TCP address", path.display()),
+    }
+}
+
+fn plane(booted: &Booted, overrides: &Overrides, started: Instant) -> Result<Arc<Plane>, BootError> {
+    let http = booted.http.local_addr().map_err(|error| address_error("listen.http", &error))?;
+    let data = &booted.config.fixed.data;
+    booted
+        .lock
+        .note_address(&local_address(http).to_string())
+        .map_err(BootError::folder(&data.join("LOCK"), "the lock file cannot be written"))?;
+    Ok(Plane::new(Parts {
+        config: booted.config.clone(),
+        overrides: overrides.clone(),
+        directory: booted.directory.clone(),
+        ticket_key: booted.directory.ticket_key()?,
+        admin_token: admin_token(data)?,
+        addresses: Addresses {
+            binary: bound(&booted.endpoints[0].2),
+            websocket: bound(&booted.endpoints[1].2),
+            unix: booted.config.fixed.listen_unix.clone(),
+            http,
+        },
+        table_connections: booted.entries.saturating_sub(TABLE_RESERVE).max(1),
+        backend: booted.backend.clone(),
+        boot_epoch: booted.meta.boot_epoch,
+        started,
+    })?)
+}
+
+fn owner_configs(booted: &Booted) -> Vec<OwnerConfig> {
+    let align = folder::write_alignment(&booted.lock);
+    let router = Router::even(booted.shards);
+    let limits = Limits { grace_ms: u64::from(booted.config.fixed.grace_s) * 1000, ..Limits::default() };
+    let segment_bytes = u32::try_from(booted.config.fixed.segment_bytes).expect("at most 1 GiB");
+    (0..booted.shards)
+        .map(|shard| OwnerConfig {
+            shard,
+            router: router.clone(),
+            slot_epoch: booted.meta.boot_epoch,
+            limits,
+            geometry: Geometry { segment_bytes, align, ..Geometry::new(LogId(shard)) },
+        })
+        .collect()
+}
+
+fn start_shards(
+    booted: &Booted,
+    plane: &Arc<Plane>,
+    drained: mpsc::Sender<u16>,
+) -> Result<fleet::Running, BootError> {
+    let fixed = &booted.config.fixed;
+    let shards = owner_configs(booted);
+    let segment_bytes = shards[0].geometry.segment_bytes;
+    let plan = replay::Plan {
+        data: &fixed.data,
+        logs: booted.meta.logs,
+        segment_bytes,
+        shards,
+        nothing_moved: booted.nothing_moved,
+    };
+    let replayed = replay::replay(plan)?;
+
+    let count = usize::from(booted.shards);
+    let mut sockets: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
+    for (_, key, endpoint) in &booted.endpoints {
+        let listening = listen_on(key, endpoint, count)?;
+        sockets.iter_mut().zip(listening.sockets).for_each(|(of_shard, socket)| of_shard.push(socket));
+    }
+    let of_one = connections_of_one(&booted.config.live, count)
+        .min(booted.entries.saturating_sub(TABLE_RESERVE).max(1));
+    let settings =
+        settings(booted.directory.as_ref(), &booted.config.live, plane.ticket_key().to_vec(), of_one)?;
+    let cores = available_cores().unwrap_or_default();
+    let (reports, reports_inbox) = mpsc::channel(count * 2);
+    let common = Arc::new(fleet::Common {
+        data: fixed.data.clone(),
+        entries: booted.entries,
+        spin: Duration::from_micros(fixed.spin_us.into()),
+        settings: Arc::new(settings),
+        log_epoch: booted.meta.log_epoch,
+        cores: if count <= cores.len() { cores } else { Vec::new() },
+        reports,
+        drained,
+    });
+    let kinds: Vec<ListenerKind> = booted.endpoints.iter().map(|(kind, _, _)| *kind).collect();
+    let running = fleet::start(replayed, &common, &kinds, sockets)?;
+    running.notices.iter().for_each(|notice| say!(Warn, "{notice}"));
+    post_revocations(booted.directory.as_ref(), &running.mailboxes)?;
+    let posts = running.mailboxes.iter().cloned().map(post).collect();
+    plane.serve(Shards::new(posts, reports_inbox));
+    Ok(running)
+}
+
+fn post(mailbox: Mailbox) -> Post {
+    Box::new(move |message| match mailbox.post(Letter::Control(message)) {
+        Ok(()) | Err(Letter::Stop) => Ok(()),
+        Err(Letter::Control(back)) => Err(back),
+    })
+}
+
+/// The revocations that some living ticket may still fall under. They lie in the mailboxes before the shards run.
+fn post_revocations(directory: &dyn Directory, mailboxes: &[Mailbox]) -> Result<(), BootError> {
+    for revocation in directory.revocations(now_s().saturating_sub(TICKET_LIFETIME_S_MAX))? {
+        for mailbox in mailboxes {
+            let message = Control::Revoke {
+                site: revocation.site,
+                agent: revocation.agent,
+                visitor: revocation.visitor.clone(),
+                before_s: revocation.before_s,
+            };
+            if mailbox.post(Letter::Control(message)).is_err() {
+                let sentence =
+                    "there are more revocations of living tickets than a shard takes at start".to_string();
+                return Err(BootError::Replay(sentence));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a person who started the server reads, and last the line with `ready` that programs wait for.
+fn announce(booted: &Booted, plane: &Plane, started: Instant) {
+    use std::fmt::Write as _;
+    let addresses = plane.addresses();
+    let http = local_address(addresses.http);
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "ringdeskd {}: {} shards, {}, boot {}",
+        env!("CARGO_PKG_VERSION"),
+        booted.shards,
+        booted.backend,
+        booted.meta.boot_epoch
+    );
+    let _ = writeln!(text, "binary     {}", addresses.binary);
+    let _ = writeln!(text, "websocket  {}", addresses.websocket);
+    if let Some(path) = &addresses.unix {
+        let _ = writeln!(text, "unix       {}", path.display());
+    }
+    let _ = writeln!(text, "visitor    http://{http}/visitor");
+    let _ = writeln!(text, "agent      http://{http}/agent");
+    if booted.first_start {
+        let file = demo::password_file(&booted.config.fixed.data);
+        for (login, password) in demo::read_passwords(&booted.config.fixed.data).unwrap_or_default() {
+            let _ = writeln!(text, "login      site {}, {login}, password {password}", demo::SITE);
+        }
+        let _ = writeln!(text, "           (kept in {})", file.display());
+    }
+    let _ = writeln!(text, "ready in {} ms", started.elapsed().as_millis());
+    // Nobody may be reading; that is no reason to stop.
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

@@ -1,0 +1,112 @@
+//! What can be wrong at start: one sentence and one exit code for each.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ringdesk_persist::Damage;
+
+use crate::config::ConfigError;
+use crate::directory::DirectoryError;
+
+/// Damaged ranges told in one error; the rest is counted.
+const DAMAGE_TOLD_MAX: usize = 20;
+
+/// Why the server does not start.
+#[derive(Debug)]
+pub enum BootError {
+    /// The configuration. Exit code 2, as for a wrong command line.
+    Config(ConfigError),
+    /// The data folder cannot be used. Exit code 3.
+    Folder {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        sentence: String,
+    },
+    /// Another instance uses the data folder. Exit code 4.
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// Its process, as far as the file tells.
+        pid: Option<u32>,
+    },
+    /// An address cannot be listened on. Exit code 5.
+    Address {
+        /// The config key.
+        key: &'static str,
+        /// What is wrong with it.
+        sentence: String,
+    },
+    /// The kernel denies what a shard needs. Exit code 6.
+    Kernel(String),
+    /// A log is damaged. Exit code 7.
+    Damaged(Vec<Damage>),
+    /// A log cannot be replayed by this version. Exit code 7.
+    Replay(String),
+    /// The directory. Exit code 8.
+    Directory(DirectoryError),
+}
+
+impl BootError {
+    /// The data folder or a file in it.
+    pub fn folder(path: &Path, what: &str) -> impl FnOnce(io::Error) -> Self {
+        let (path, what) = (path.to_path_buf(), what.to_string());
+        move |error| Self::Folder { path, sentence: format!("{what}: {error}") }
+    }
+
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => 2,
+            Self::Folder { .. } => 3,
+            Self::Locked { .. } => 4,
+            Self::Address { .. } => 5,
+            Self::Kernel(_) => 6,
+            Self::Damaged(_) | Self::Replay(_) => 7,
+            Self::Directory(_) => 8,
+        }
+    }
+}
+
+impl fmt::Display for BootError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => write!(f, "{error}"),
+            Self::Folder { path, sentence } => write!(f, "{}: {sentence}", path.display()),
+            Self::Locked { path, pid: Some(pid) } => {
+                write!(f, "{} is locked: the data folder is in use by process {pid}", path.display())
+            }
+            Self::Locked { path, pid: None } => {
+                write!(f, "{} is locked: the data folder is in use by another process", path.display())
+            }
+            Self::Address { key, sentence } => write!(f, "{sentence} (config key `{key}`)"),
+            Self::Kernel(sentence) | Self::Replay(sentence) => write!(f, "{sentence}"),
+            Self::Damaged(damage) => {
+                write!(f, "the log is damaged in {} places and was left as it is", damage.len())?;
+                for range in damage.iter().take(DAMAGE_TOLD_MAX) {
+                    write!(f, "\n  {range}")?;
+                }
+                if damage.len() > DAMAGE_TOLD_MAX {
+                    write!(f, "\n  and {} more (ringdesk log verify)", damage.len() - DAMAGE_TOLD_MAX)?;
+                }
+                Ok(())
+            }
+            Self::Directory(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for BootError {}
+
+impl From<ConfigError> for BootError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+impl From<DirectoryError> for BootError {
+    fn from(error: DirectoryError) -> Self {
+        Self::Directory(error)
+    }
+}

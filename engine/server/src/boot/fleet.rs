@@ -1,0 +1,215 @@
+//! The shards' threads: one per shard, pinned, from the ring's opening to its end.
+//!
+//! Order of a thread: pin, open the ring (rings belong to the thread that opens them), build the shard from its
+//! replay, report, wait for the word to go, run. A shard that cannot go on ends the process at once: what it did not
+//! acknowledge is unknown to its clients, and the next start recovers from the disk.
+
+use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ringdesk_ring::{Port, mesh};
+use ringdesk_shard::Shard;
+use ringdesk_shard::io::ListenerKind;
+use ringdesk_shard::message::ShardMessage;
+use ringdesk_shard::report::ShardReport;
+use ringdesk_shard::settings::Settings;
+use ringdesk_uring::clock::{Clock, HostClock};
+use ringdesk_uring::host::pin;
+use ringdesk_uring::mailbox::{Letter, MAILBOX_LETTERS_MAX, Mailbox};
+use ringdesk_uring::reactor::{Limits, Reactor};
+use ringdesk_uring::run::{News, RunEnd};
+use ringdesk_uring::sys::{Fleet, SysConfig, SysKernel};
+
+use super::error::BootError;
+use super::replay::Replayed;
+use crate::say;
+
+/// Messages in one lane between two shards. Full: they wait in the sender's backlog and the sender answers BUSY.
+const LANE_MESSAGES: usize = 4_096;
+
+/// What all shards have in common.
+pub struct Common {
+    /// Data folder.
+    pub data: PathBuf,
+    /// Entries of each ring's descriptor table.
+    pub entries: u32,
+    /// How long a shard stays awake without work.
+    pub spin: Duration,
+    /// Settings at start.
+    pub settings: Arc<Settings>,
+    /// Epoch of clients' cursors.
+    pub log_epoch: u32,
+    /// Core of each shard, by number; empty: not pinned.
+    pub cores: Vec<usize>,
+    /// Where reports go; a full channel drops them, the next request asks again.
+    pub reports: tokio::sync::mpsc::Sender<Box<ShardReport>>,
+    /// Where drained shards tell their number; has a place for each.
+    pub drained: tokio::sync::mpsc::Sender<u16>,
+}
+
+/// Running threads.
+pub struct Running {
+    /// By shard.
+    pub mailboxes: Vec<Mailbox>,
+    /// What the rings had to do without, as the first shard found it.
+    pub notices: Vec<String>,
+    threads: Vec<JoinHandle<()>>,
+    go: Vec<mpsc::SyncSender<()>>,
+}
+
+struct Started {
+    shard: u16,
+    mailbox: Mailbox,
+    notices: Vec<String>,
+}
+
+/// Opens a small ring and closes it again: everything that the kernel may deny is found before the replay.
+pub fn probe(data: &std::path::Path) -> Result<String, BootError> {
+    let kernel = |error: &dyn std::fmt::Display| BootError::Kernel(error.to_string());
+    let fleet = Fleet::new(1).map_err(|error| kernel(&format!("no eventfd can be made: {error}")))?;
+    let mut config = SysConfig::new(0, data.to_path_buf());
+    config.entries = 64;
+    config.submission_entries = 64;
+    config.completion_entries = 256;
+    config.receive_buffers = 8;
+    let ring = SysKernel::open(&config, fleet, Vec::new()).map_err(|error| kernel(&error))?;
+    let disk = if ring.features().direct_io { "O_DIRECT and O_DSYNC" } else { "fdatasync" };
+    Ok(format!("io_uring, {disk}"))
+}
+
+/// Starts the threads and waits until all shards stand ready. They serve after [`Running::go`].
+pub fn start(
+    replayed: Vec<Replayed>,
+    common: &Arc<Common>,
+    kinds: &[ListenerKind],
+    mut listeners: Vec<Vec<OwnedFd>>,
+) -> Result<Running, BootError> {
+    let count = u16::try_from(replayed.len()).expect("at most 1024 shards");
+    let fleet =
+        Fleet::new(count).map_err(|error| BootError::Kernel(format!("no eventfd can be made: {error}")))?;
+    let mut ports = mesh::<ShardMessage>(count, LANE_MESSAGES);
+    let (tell, told) = mpsc::channel::<Result<Started, BootError>>();
+    let mut running =
+        Running { mailboxes: Vec::new(), notices: Vec::new(), threads: Vec::new(), go: Vec::new() };
+    for (shard, replayed) in (0..count).zip(replayed) {
+        let (go, gone) = mpsc::sync_channel(1);
+        running.go.push(go);
+        let seat = Seat {
+            shard,
+            common: common.clone(),
+            replayed,
+            port: ports.remove(0),
+            fleet: fleet.clone(),
+            kinds: kinds.to_vec(),
+            listeners: listeners.remove(0),
+        };
+        let tell = tell.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("rd-shard-{shard}"))
+            .spawn(move || seat.live(&tell, &gone))
+            .map_err(|error| {
+                BootError::Kernel(format!("the thread of shard {shard} cannot start: {error}"))
+            })?;
+        running.threads.push(thread);
+    }
+    drop(tell);
+    let mut started: Vec<Started> = Vec::new();
+    for outcome in told.iter().take(usize::from(count)) {
+        started.push(outcome?);
+    }
+    assert_eq!(started.len(), usize::from(count), "every shard reports once");
+    started.sort_by_key(|started| started.shard);
+    running.notices = std::mem::take(&mut started[0].notices);
+    running.mailboxes = started.into_iter().map(|started| started.mailbox).collect();
+    Ok(running)
+}
+
+impl Running {
+    /// The shards serve from now on.
+    pub fn go(&mut self) {
+        for go in self.go.drain(..) {
+            // The receiver is there: a shard that ended has ended the process.
+            let _ = go.send(());
+        }
+    }
+
+    /// Tells the threads to leave their loops, and waits for them.
+    pub fn stop(self) {
+        for mailbox in &self.mailboxes {
+            // Full only if the shard stopped reading; then the process exits under it.
+            let _ = mailbox.post(Letter::Stop);
+        }
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What one thread starts with.
+struct Seat {
+    shard: u16,
+    common: Arc<Common>,
+    replayed: Replayed,
+    port: Port<ShardMessage>,
+    fleet: Arc<Fleet>,
+    kinds: Vec<ListenerKind>,
+    listeners: Vec<OwnedFd>,
+}
+
+impl Seat {
+    fn live(self, tell: &mpsc::Sender<Result<Started, BootError>>, gone: &mpsc::Receiver<()>) {
+        let (shard, common) = (self.shard, self.common.clone());
+        let mut clock = HostClock::start();
+        let mut reactor = match self.build(&mut clock) {
+            Ok((reactor, notices)) => {
+                let started = Started { shard, mailbox: reactor.mailbox(), notices };
+                if tell.send(Ok(started)).is_err() || gone.recv().is_err() {
+                    return;
+                }
+                reactor
+            }
+            Err(error) => {
+                let _ = tell.send(Err(error));
+                return;
+            }
+        };
+        let end = reactor.run(&mut clock, common.spin, &mut |news| {
+            match news {
+                News::Report(report) => drop(common.reports.try_send(report)),
+                News::Drained => drop(common.drained.try_send(shard)),
+                News::Duty(_) => {}
+            }
+            ControlFlow::Continue(())
+        });
+        if let RunEnd::Fatal(sentence) = end {
+            say!(Error, "shard {shard} cannot go on: {sentence}");
+            std::process::exit(1);
+        }
+    }
+
+    fn build(self, clock: &mut HostClock) -> Result<(Reactor<SysKernel, Shard>, Vec<String>), BootError> {
+        let (shard, common) = (self.shard, &self.common);
+        if let Some(&core) = common.cores.get(usize::from(shard))
+            && let Err(error) = pin(core)
+        {
+            say!(Warn, "shard {shard} cannot be pinned to core {core}: {error}");
+        }
+        let mut config = SysConfig::new(shard, common.data.clone());
+        config.entries = common.entries;
+        let kernel = SysKernel::open(&config, self.fleet, self.listeners)
+            .map_err(|error| BootError::Kernel(format!("shard {shard}: {error}")))?;
+        let notices = kernel.notices().to_vec();
+        let Replayed { replay, report } = self.replayed;
+        let settings = common.settings.clone();
+        let machine = Shard::boot(shard, replay, settings, report.tail, common.log_epoch, clock.now())
+            .map_err(|error| BootError::Replay(error.to_string()))?;
+        // The first turn reads every letter that waits, so that revocations hold before the first connection does.
+        let limits = Limits { letters: MAILBOX_LETTERS_MAX, ..Limits::default() };
+        Ok((Reactor::new(kernel, machine, self.port, &self.kinds, limits), notices))
+    }
+}

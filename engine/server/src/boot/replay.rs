@@ -1,0 +1,289 @@
+//! Replay: every log folder is read, each record goes to the shard that owns its slot now.
+//!
+//! A slot's order is (slot epoch, position); `ringdesk_shard::Replay` keeps it if the logs of others are shown before a
+//! shard's own. So there are two passes: one over all logs for records that moved, skipped when the number of shards
+//! never changed, and one over each shard's own log. Each log is read by one thread, one segment in memory at a time.
+//! Afterwards every file and folder is synced: a killed process may have left bytes in the disk's cache that nobody may
+//! be told of yet (C1).
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use ringdesk_desk::ids::Slot;
+use ringdesk_persist::{
+    Damage, LogId, LogReport, Record, RecordRef, ScanPlan, SegmentScan, log_directory, segment_file,
+};
+use ringdesk_shard::router::Router;
+use ringdesk_shard::{OwnerConfig, Replay};
+
+use super::error::BootError;
+use crate::say;
+
+/// What is read.
+pub struct Plan<'a> {
+    /// The data folder.
+    pub data: &'a Path,
+    /// Logs that exist: 0 to this number, less one.
+    pub logs: u16,
+    /// Configured length of a segment.
+    pub segment_bytes: u32,
+    /// One per shard now, by number.
+    pub shards: Vec<OwnerConfig>,
+    /// Whether no record can lie in another log than its shard's own.
+    pub nothing_moved: bool,
+}
+
+/// A replayed shard and where its log goes on.
+pub struct Replayed {
+    /// The shard's state so far.
+    pub replay: Replay,
+    /// What the scan of its own log found.
+    pub report: LogReport,
+}
+
+/// A record that lies in another log than its shard's own.
+struct Moved {
+    to: u16,
+    reference: RecordRef,
+    slot: u16,
+    slot_epoch: u32,
+    payload: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Progress {
+    bytes: AtomicU64,
+    records: AtomicU64,
+    total: AtomicU64,
+    done: AtomicBool,
+}
+
+/// Segment numbers of a log, ascending. Files of other names are not ours and are left alone.
+pub fn segments(data: &Path, log: LogId) -> io::Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(data.join(log_directory(log)))? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_suffix(".seg")).filter(|stem| stem.len() == 8);
+        found.extend(number.and_then(|stem| stem.parse::<u32>().ok()));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Reads all logs. Says a line each second on standard error when it takes longer.
+pub fn replay(plan: Plan<'_>) -> Result<Vec<Replayed>, BootError> {
+    let began = Instant::now();
+    let progress = Progress::default();
+    let outcome = std::thread::scope(|scope| {
+        scope.spawn(|| tell_progress(&progress));
+        let outcome = replay_passes(&plan, &progress);
+        progress.done.store(true, Ordering::Release);
+        outcome
+    });
+    let replayed = outcome?;
+    sync_all(plan.data, plan.logs)?;
+    let records: u64 = replayed.iter().map(|shard| shard.replay.records()).sum();
+    if records > 0 {
+        let ms = began.elapsed().as_millis();
+        say!(Info, "replayed {records} records of {} logs in {ms} ms", plan.logs);
+    }
+    Ok(replayed)
+}
+
+fn tell_progress(progress: &Progress) {
+    let mut told = Instant::now();
+    while !progress.done.load(Ordering::Acquire) {
+        std::thread::sleep(Duration::from_millis(5));
+        if told.elapsed() >= Duration::from_secs(1) {
+            told = Instant::now();
+            let mib = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed) >> 20;
+            let records = progress.records.load(Ordering::Relaxed);
+            say!(Info, "replay: {} of {} MiB, {records} records", mib(&progress.bytes), mib(&progress.total));
+        }
+    }
+}
+
+fn replay_passes(plan: &Plan<'_>, progress: &Progress) -> Result<Vec<Replayed>, BootError> {
+    let own = u16::try_from(plan.shards.len()).expect("at most 1024 shards");
+    let mut replays: Vec<Replay> = plan.shards.iter().cloned().map(Replay::new).collect();
+    let mut damage = Vec::new();
+    if !plan.nothing_moved {
+        let router = plan.shards[0].router.clone();
+        let reports = collect_moved(plan, &router, &mut replays, progress)?;
+        for report in &reports {
+            damage.extend(report.damage.iter().cloned());
+            for replay in &mut replays {
+                replay.generations(&report.tail.generations);
+            }
+        }
+        fail_if_damaged(&mut damage)?;
+    }
+    let outcomes: Vec<Result<Replayed, BootError>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = replays
+            .into_iter()
+            .zip(0..own)
+            .map(|(replay, log)| scope.spawn(move || replay_own(plan, LogId(log), replay, progress)))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("replay panics end the process")).collect()
+    });
+    let mut replayed = Vec::with_capacity(outcomes.len());
+    for outcome in outcomes {
+        let shard = outcome?;
+        damage.extend(shard.report.damage.iter().cloned());
+        replayed.push(shard);
+    }
+    fail_if_damaged(&mut damage)?;
+    Ok(replayed)
+}
+
+fn fail_if_damaged(damage: &mut Vec<Damage>) -> Result<(), BootError> {
+    if damage.is_empty() { Ok(()) } else { Err(BootError::Damaged(std::mem::take(damage))) }
+}
+
+/// First pass: one thread reads each log and sends on what belongs to the shard of another; this thread hands it over.
+fn collect_moved(
+    plan: &Plan<'_>,
+    router: &Router,
+    replays: &mut [Replay],
+    progress: &Progress,
+) -> Result<Vec<LogReport>, BootError> {
+    // Bounded: the readers wait for this thread, so memory holds what moved and no more.
+    let (send, receive) = mpsc::sync_channel::<Moved>(1024);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..plan.logs)
+            .map(|log| {
+                let send = send.clone();
+                scope.spawn(move || {
+                    scan(plan, LogId(log), progress, &mut |record| {
+                        let (slot, slot_epoch) = (record.slot, record.slot_epoch);
+                        if !Router::is_slot(Slot(slot)) || router.owner(Slot(slot)) == log {
+                            return Ok(());
+                        }
+                        let (reference, payload) = (record.reference, record.payload.to_vec());
+                        let to = router.owner(Slot(slot));
+                        // The receiver is gone after an error; that error is the one to tell.
+                        let _ = send.send(Moved { to, reference, slot, slot_epoch, payload });
+                        Ok(())
+                    })
+                })
+            })
+            .collect();
+        drop(send);
+        let mut failure = None;
+        for moved in receive {
+            let Moved { reference, slot, slot_epoch, payload, .. } = &moved;
+            let record = Record { reference: *reference, slot: *slot, slot_epoch: *slot_epoch, payload };
+            if let Err(error) = replays[usize::from(moved.to)].record(&record) {
+                failure.get_or_insert(BootError::Replay(error.to_string()));
+            }
+        }
+        let reports: Result<Vec<_>, _> =
+            threads.into_iter().map(|thread| thread.join().expect("replay panics end the process")).collect();
+        match failure {
+            Some(error) => Err(error),
+            None => reports,
+        }
+    })
+}
+
+/// Second pass, of one shard.
+fn replay_own(
+    plan: &Plan<'_>,
+    log: LogId,
+    mut replay: Replay,
+    progress: &Progress,
+) -> Result<Replayed, BootError> {
+    let router = plan.shards[usize::from(log.0)].router.clone();
+    let report = scan(plan, log, progress, &mut |record| {
+        if plan.nothing_moved
+            && Router::is_slot(Slot(record.slot))
+            && router.owner(Slot(record.slot)) != log.0
+        {
+            let sentence =
+                "the file LAYOUTS says that no slot ever moved, but one did; remove it and start again";
+            return Err(BootError::Replay(sentence.to_string()));
+        }
+        replay.record(record).map_err(|error| BootError::Replay(error.to_string()))
+    })?;
+    replay.generations(&report.tail.generations);
+    if let Some(torn) = report.torn {
+        say!(
+            Info,
+            "log {}: the write that the last stop interrupted was cut, {} to {}",
+            log.0,
+            torn.from,
+            torn.to
+        );
+    }
+    Ok(Replayed { replay, report })
+}
+
+fn scan(
+    plan: &Plan<'_>,
+    log: LogId,
+    progress: &Progress,
+    visit: &mut dyn FnMut(&Record<'_>) -> Result<(), BootError>,
+) -> Result<LogReport, BootError> {
+    let folder = plan.data.join(log_directory(log));
+    let numbers = segments(plan.data, log).map_err(BootError::folder(&folder, "the log cannot be listed"))?;
+    let files: Vec<(u32, PathBuf)> =
+        numbers.into_iter().map(|number| (number, plan.data.join(segment_file(log, number)))).collect();
+    let bytes: u64 =
+        files.iter().filter_map(|(_, path)| fs::metadata(path).ok()).map(|found| found.len()).sum();
+    progress.total.fetch_add(bytes, Ordering::Relaxed);
+    let mut scan = SegmentScan::new(ScanPlan { log, segment_bytes: plan.segment_bytes, first_segment: 0 });
+    let mut content = Vec::new();
+    let mut failure = None;
+    let mut seen = 0u64;
+    let mut show = |record: Record<'_>| {
+        seen += 1;
+        if failure.is_none()
+            && let Err(error) = visit(&record)
+        {
+            failure = Some(error);
+        }
+    };
+    for (number, path) in &files {
+        let read = read_whole(path, &mut content).map_err(|error| error.raw_os_error().unwrap_or(5));
+        scan.segment(*number, read.map(|()| content.as_slice()), &mut show)
+            .map_err(|error| BootError::Replay(format!("log {}: {error}", log.0)))?;
+        progress.bytes.fetch_add(content.len() as u64, Ordering::Relaxed);
+        progress.records.store(scan.records(), Ordering::Relaxed);
+    }
+    let report = scan.finish(&mut show);
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(report),
+    }
+}
+
+fn read_whole(path: &Path, into: &mut Vec<u8>) -> io::Result<()> {
+    into.clear();
+    File::open(path)?.read_to_end(into).map(|_| ())
+}
+
+/// Puts everything that replay believed onto the disk, or fails.
+fn sync_all(data: &Path, logs: u16) -> Result<(), BootError> {
+    for log in 0..logs {
+        let folder = data.join(log_directory(LogId(log)));
+        let numbers =
+            segments(data, LogId(log)).map_err(BootError::folder(&folder, "the log cannot be listed"))?;
+        for number in numbers {
+            let path = data.join(segment_file(LogId(log), number));
+            File::open(&path)
+                .and_then(|file| file.sync_data())
+                .map_err(BootError::folder(&path, "the log cannot be synced"))?;
+        }
+        File::open(&folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(BootError::folder(&folder, "the log folder cannot be synced"))?;
+    }
+    let folder = data.join("log");
+    File::open(&folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(BootError::folder(&folder, "the log folder cannot be synced"))
+}
