@@ -306,9 +306,12 @@ impl Client {
                 events.push(Event::Assigned { conversation, seq });
             }
             ServerMessage::Page { conversation, more, items, .. } => {
-                let items: Vec<Seen> =
-                    items.iter().filter_map(|item| seen(&item.ok()?.1)).map(|(_, s)| s).collect();
-                events.push(Event::Page { conversation, items, more });
+                let all: Option<Vec<Seen>> =
+                    items.iter().map(|item| seen(&item.ok()?.1).map(|(_, item)| item)).collect();
+                match all {
+                    Some(items) => events.push(Event::Page { conversation, items, more }),
+                    None => events.push(Event::Fault("a page holds something that is no item".into())),
+                }
             }
             ServerMessage::Gap { conversation, from, to } => {
                 events.push(Event::Fault(format!("GAP {from}..={to} in {conversation:016x}")));
