@@ -301,3 +301,17 @@ fn notes_older_than_what_is_known_change_nothing() {
     world.run(&Command::Hear { from: SITE_SLOT, to: VISITOR_SLOT, n: 4, note: newer }).expect("in order");
     assert_eq!((owner(&world, waits), world.view(waits).epoch), (Some(9), 5));
 }
+
+/// The deadline is when a Tick may take conversations back; an agent that returns before that Tick keeps them.
+#[test]
+fn an_agent_that_is_back_before_the_tick_keeps_its_conversations() {
+    let mut world = World::new(Limits::default());
+    world.staff(1, 1);
+    let ids = queued(&mut world, 1);
+    assert!(world.unlink(1).is_ok());
+    world.pass_ms(31_000);
+    assert!(world.link(1).is_ok());
+    assert_eq!(world.last.len(), 1, "the link, and nothing is returned: {:?}", world.last);
+    world.drain();
+    assert_eq!((owner(&world, ids[0]), world.view(ids[0]).epoch), (Some(1), 1));
+}
