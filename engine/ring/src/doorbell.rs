@@ -29,13 +29,15 @@ impl Doorbell {
 
     /// The sleeper, before it sleeps. It must look at all its lanes after this call and before it sleeps.
     pub fn announce(&self) {
-        self.asleep.store(true, Ordering::Relaxed);
+        // A swap, not a store: every change of the flag is a read-modify-write, so a late ring for the previous sleep
+        // is ordered before this announcement and cannot undo it.
+        self.asleep.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
     }
 
     /// The sleeper, after it woke for whatever reason, or found work after [`Self::announce`].
     pub fn awake(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
+        self.asleep.swap(false, Ordering::AcqRel);
     }
 
     /// A producer, after it published. `true`: the shard sleeps or is about to, and this caller, nobody else, has to
@@ -43,6 +45,7 @@ impl Doorbell {
     #[must_use = "a sleeper whose bell was rung is woken by the caller or never"]
     pub fn ring(&self) -> bool {
         fence(Ordering::SeqCst);
-        self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel)
+        self.asleep.load(Ordering::Relaxed)
+            && self.asleep.compare_exchange(true, false, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }

@@ -119,13 +119,12 @@ fn two_threads_keep_the_order() {
                     next += 1;
                 }
             }
-            if producer.push_from(&mut queue) == 0 && queue.is_empty() && next < ITEMS {
-                if producer.try_push(next).is_ok() {
-                    next += 1;
-                    continue;
-                }
+            let moved = producer.push_from(&mut queue);
+            if moved == 0 && queue.is_empty() && next < ITEMS && producer.try_push(next).is_ok() {
+                next += 1;
+            } else {
+                std::thread::yield_now();
             }
-            std::thread::yield_now();
         }
     });
     let mut expected = 0;

@@ -1,7 +1,7 @@
 //! Segment files: creation and opening, the blocking part of the disk's work, on a thread of its own.
 //!
 //! Order: a shard's kernel posts a [`Job`], the thread does it, puts the [`JobDone`] into the channel and wakes the
-//! shard. Reads and writes of open files do not come here. The thread ends when the [`FileThread`] is dropped.
+//! shard. Reads and writes of open files do not come here. The thread ends with the [`FileThread`], which waits for it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 
 use ringdesk_persist::{LogId, Pages, log_directory, segment_file, unborn_file};
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
@@ -66,8 +67,10 @@ pub struct JobDone {
 /// The thread of one shard.
 #[derive(Debug)]
 pub struct FileThread {
-    jobs: Sender<Job>,
+    /// `None` only while dropping: the thread ends when its channel closes.
+    jobs: Option<Sender<Job>>,
     done: Receiver<JobDone>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl FileThread {
@@ -77,7 +80,7 @@ impl FileThread {
         let (jobs, todo) = channel();
         let (finished, done) = channel();
         let data = data.to_owned();
-        std::thread::Builder::new().name("rd-files".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name("rd-files".into()).spawn(move || {
             while let Ok(job) = todo.recv() {
                 if finished.send(carry_out(&data, durability, job)).is_err() {
                     break;
@@ -85,17 +88,29 @@ impl FileThread {
                 waker.wake();
             }
         })?;
-        Ok(Self { jobs, done })
+        Ok(Self { jobs: Some(jobs), done, thread: Some(thread) })
     }
 
     /// Posts a job.
     pub fn post(&self, job: Job) {
-        self.jobs.send(job).expect("the file thread lives as long as its shard");
+        let jobs = self.jobs.as_ref().expect("a thread that was not dropped");
+        jobs.send(job).expect("the file thread lives as long as its shard");
     }
 
     /// The next finished job, if any.
     pub fn done(&self) -> Option<JobDone> {
         self.done.try_recv().ok()
+    }
+}
+
+impl Drop for FileThread {
+    /// Waits for the job at hand, so that no file appears after its shard is gone.
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic over there was printed there.
+            let _ = thread.join();
+        }
     }
 }
 

@@ -18,7 +18,7 @@ pub enum News {
     /// The shard said goodbye to its last connection. Answer `Break` to end the loop, `Continue` to keep serving
     /// the other shards.
     Drained,
-    /// Told about once a second while the loop is busy, and before each longer sleep.
+    /// Told at most once a second, after a turn: an idle shard says nothing.
     Duty(DutyCycle),
 }
 

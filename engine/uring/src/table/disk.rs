@@ -93,9 +93,7 @@ impl Flight {
                 if got == left {
                     return Some(Ok(self.len));
                 }
-                if self.kind == Kind::Read && !got.is_multiple_of(SECTOR)
-                    || got == 0 && self.kind == Kind::Read
-                {
+                if self.kind == Kind::Read && (got == 0 || !got.is_multiple_of(SECTOR)) {
                     return Some(Ok(self.done + got)); // The end of the file.
                 }
                 let whole = got - got % SECTOR;

@@ -18,7 +18,7 @@ use ringdesk_uring::clock::HostClock;
 use ringdesk_uring::listen::{self, Endpoint};
 use ringdesk_uring::mailbox::{Letter, Mailbox};
 use ringdesk_uring::reactor::{Limits, Reactor, ReactorCounts};
-use ringdesk_uring::run::{DutyCycle, News, RunEnd};
+use ringdesk_uring::run::RunEnd;
 use ringdesk_uring::sys::{Features, Fleet, SysConfig, SysKernel};
 use ringdesk_uring::table::TableCounts;
 use ringdesk_uring::turn::Turn;
@@ -178,7 +178,6 @@ pub struct Ended {
     pub end: RunEnd,
     pub reactor: ReactorCounts,
     pub table: TableCounts,
-    pub duty: DutyCycle,
     pub notices: Vec<String>,
     pub features: Features,
 }
@@ -248,13 +247,8 @@ fn run(
     let mut reactor =
         Reactor::new(kernel, Echo::new(shard), port, &[ListenerKind::Binary], Limits::default());
     started.send(reactor.mailbox()).expect("the test waits");
-    let mut duty = DutyCycle::default();
-    let end = reactor.run(&mut HostClock::start(), Duration::ZERO, &mut |news| {
-        if let News::Duty(latest) = news {
-            duty = latest;
-        }
-        ControlFlow::Continue(())
-    });
+    let mut clock = HostClock::start();
+    let end = reactor.run(&mut clock, Duration::ZERO, &mut |_news| ControlFlow::Continue(()));
     let (counts, table) = reactor.counts();
-    Ended { end, reactor: counts, table, duty, notices, features }
+    Ended { end, reactor: counts, table, notices, features }
 }
