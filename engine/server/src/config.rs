@@ -17,6 +17,9 @@ pub const TICKET_LIFETIME_S_MAX: u64 = 366 * 86_400;
 /// Most shards of one process: the log number of a position has 10 bits.
 pub const SHARDS_MAX: u16 = 1_024;
 
+/// Shortest log segment, MiB: a few batches of the largest size.
+pub const SEGMENT_MIB_MIN: u64 = 4;
+
 /// What needs a restart.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fixed {
@@ -290,7 +293,7 @@ impl Config {
         };
         let (fixed, live) = (&self.fixed, &self.live);
         within("shards", fixed.shards.into(), 0, SHARDS_MAX.into())?;
-        within("log.segment_mib", fixed.segment_bytes >> 20, 1, 1024)?;
+        within("log.segment_mib", fixed.segment_bytes >> 20, SEGMENT_MIB_MIN, 1024)?;
         within("listen.spin_us", fixed.spin_us.into(), 0, 10_000)?;
         within("agents.grace_s", fixed.grace_s.into(), 1, 86_400)?;
         within("clients.heartbeat_s", live.heartbeat_s.into(), 1, 600)?;
@@ -409,6 +412,18 @@ mod tests {
         ] {
             let error = load(text).unwrap_err().to_string();
             assert!(error.contains(&format!("`{key}`")), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_segment_length_makes_a_log() {
+        for mib in [SEGMENT_MIB_MIN, 64, 1024] {
+            let segment_bytes = u32::try_from(mib << 20).expect("fits");
+            let geometry = ringdesk_persist::Geometry::new(ringdesk_persist::LogId(0));
+            for align in [512, 4096] {
+                let geometry = ringdesk_persist::Geometry { segment_bytes, align, ..geometry };
+                geometry.check().unwrap_or_else(|error| panic!("{mib} MiB: {error:?}"));
+            }
         }
     }
 

@@ -1,0 +1,329 @@
+//! A ringdeskd process on free ports and a blocking client of the binary protocol.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use ringdesk_protocol::limits::{FRAME_BYTES_MAX, VERSION};
+use ringdesk_protocol::{Availability, ClientMessage, Content, Cursor, Role, ServerMessage, frame};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_ringdeskd");
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A temporary data folder with a place for files beside the data.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("ringdesk-boot-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).expect("folder");
+        let folder = Self(path);
+        folder.write("small.toml", "[log]\nsegment_mib = 4\n");
+        folder
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("UTF-8").to_string()
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.0.join(name), text).expect("written");
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A serving process; killed when dropped.
+pub struct Server {
+    child: Child,
+    errors: Receiver<String>,
+    pub binary: SocketAddr,
+    pub http: SocketAddr,
+}
+
+fn command(data: &str, file: &str, extra: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(["--data", data]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for (option, value) in [
+        ("--config", file),
+        ("--listen-binary", "127.0.0.1:0"),
+        ("--listen-ws", "127.0.0.1:0"),
+        ("--http", "127.0.0.1:0"),
+    ] {
+        if !extra.contains(&option) {
+            command.args([option, value]);
+        }
+    }
+    command.args(extra);
+    command
+}
+
+impl Server {
+    /// Starts and waits for the line with `ready`.
+    pub fn start(folder: &Folder, extra: &[&str]) -> Self {
+        let mut child =
+            command(&folder.path(""), &folder.path("small.toml"), extra).spawn().expect("the binary starts");
+        let (tell, errors) = channel();
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                eprintln!("[ringdeskd] {line}");
+                let _ = tell.send(line);
+            }
+        });
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let (mut binary, mut http) = (None, None);
+        for line in stdout.lines().map_while(Result::ok) {
+            let value = line.split_whitespace().nth(1).unwrap_or("");
+            if line.starts_with("binary") {
+                binary = value.parse().ok();
+            } else if line.starts_with("visitor") {
+                http = value
+                    .strip_prefix("http://")
+                    .and_then(|rest| rest.strip_suffix("/visitor")?.parse().ok());
+            } else if line.contains("ready") {
+                break;
+            }
+        }
+        let error = "the server tells its addresses and that it is ready";
+        Self { child, errors, binary: binary.expect(error), http: http.expect(error) }
+    }
+
+    /// Starts something that must fail; its exit code and what it said.
+    pub fn fail(folder: &Folder, extra: &[&str]) -> (i32, String) {
+        Self::outcome(&mut command(&folder.path(""), &folder.path("small.toml"), extra))
+    }
+
+    /// The same over another data folder.
+    pub fn fail_at(data: &str) -> (i32, String) {
+        let mut command = Command::new(BINARY);
+        command.args(["--data", data]);
+        Self::outcome(&mut command)
+    }
+
+    fn outcome(command: &mut Command) -> (i32, String) {
+        let output = command.output().expect("the binary starts");
+        (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("alive");
+        self.child.wait().expect("ended");
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("alive");
+    }
+
+    pub fn exit_code(&mut self) -> Option<i32> {
+        self.child.wait().expect("ended").code()
+    }
+
+    pub fn wait_for_error(&self, text: &str) {
+        let end = Instant::now() + PATIENCE;
+        while let Ok(line) = self.errors.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            if line.contains(text) {
+                return;
+            }
+        }
+        panic!("the server never said `{text}`");
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Value {
+        let body = body.to_string();
+        let mut stream = TcpStream::connect(self.http).expect("connects");
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{body}",
+            self.http,
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        serde_json::from_str(answer.split_once("\r\n\r\n").expect("a body").1).expect("JSON")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A client with one conversation.
+pub struct Client {
+    stream: TcpStream,
+    received: Vec<u8>,
+    ticket: String,
+    device: u64,
+    conversation: u64,
+    pub role: Role,
+    pub heartbeat_s: u16,
+}
+
+impl Client {
+    pub fn visitor(server: &Server) -> Self {
+        let answer = server.post("/v1/tickets/visitor", &json!({ "site": "demo" }));
+        Self::hello(server, Role::Visitor, answer["ticket"].as_str().expect("a ticket"), 7)
+    }
+
+    pub fn agent(server: &Server, folder: &Folder) -> Self {
+        let text = std::fs::read_to_string(folder.path("demo-passwords.txt")).expect("demo passwords");
+        let password = text.lines().find_map(|line| line.strip_prefix("ana ")).expect("ana");
+        let body = json!({ "site": "demo", "login": "ana", "password": password });
+        Self::hello(
+            server,
+            Role::Agent,
+            server.post("/v1/login", &body)["ticket"].as_str().expect("a ticket"),
+            9,
+        )
+    }
+
+    fn hello(server: &Server, role: Role, ticket: &str, device: u64) -> Self {
+        let stream = TcpStream::connect(server.binary).expect("connects");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let ticket = ticket.to_string();
+        let mut client =
+            Self { stream, received: Vec::new(), ticket, device, conversation: 0, role, heartbeat_s: 0 };
+        client.greet(&[]);
+        client
+    }
+
+    fn greet(&mut self, cursors: &[Cursor]) {
+        let ticket = self.ticket.clone();
+        let (role, device) = (self.role, self.device);
+        self.write(&ClientMessage::Hello {
+            version_min: VERSION,
+            version_max: VERSION,
+            role,
+            device,
+            ticket: &ticket,
+            cursors,
+        });
+        let mut heartbeat = 0;
+        self.expect(|message| match message {
+            ServerMessage::Welcome { heartbeat_s, .. } => {
+                heartbeat = *heartbeat_s;
+                true
+            }
+            _ => false,
+        });
+        self.heartbeat_s = heartbeat;
+    }
+
+    /// The same client after its server died.
+    pub fn reconnect(&mut self, server: &Server) {
+        self.stream = TcpStream::connect(server.binary).expect("connects");
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        self.received.clear();
+        self.greet(&[]);
+    }
+
+    fn write(&mut self, message: &ClientMessage<'_>) {
+        let mut bytes = Vec::new();
+        message.encode(0, 1, &mut bytes);
+        self.stream.write_all(&bytes).expect("sent");
+    }
+
+    /// Reads messages until `wanted` says yes.
+    pub fn expect(&mut self, mut wanted: impl FnMut(&ServerMessage<'_>) -> bool) {
+        loop {
+            let mut used = 0;
+            while let Some(frame) =
+                frame::decode(&self.received[used..], FRAME_BYTES_MAX as u32).expect("frames")
+            {
+                let found = wanted(&ServerMessage::decode(frame.header.kind, frame.body).expect("a message"));
+                used += frame.wire_bytes();
+                if found {
+                    self.received.drain(..used);
+                    return;
+                }
+            }
+            self.received.drain(..used);
+            let mut chunk = [0; 4096];
+            let count = self.stream.read(&mut chunk).expect("an answer in time");
+            assert!(count > 0, "the server closed the connection");
+            self.received.extend_from_slice(&chunk[..count]);
+        }
+    }
+
+    fn acked(&mut self, wanted: u64) -> (u64, bool) {
+        let mut answer = None;
+        self.expect(|message| match message {
+            ServerMessage::Ack { conversation, n, duplicate, .. } if *n == wanted => {
+                answer = Some((*conversation, *duplicate));
+                true
+            }
+            ServerMessage::Reject { code, sentence, .. } => panic!("refused: {} {sentence}", code.name()),
+            _ => false,
+        });
+        answer.expect("expect returned")
+    }
+
+    pub fn open(&mut self) {
+        self.write(&ClientMessage::Open { n: 1, topic: "" });
+        self.conversation = self.acked(1).0;
+    }
+
+    /// Sends number `n` and waits for its ACK. Says whether it was a duplicate.
+    pub fn send_again(&mut self, n: u64, body: &str) -> bool {
+        let conversation = self.conversation;
+        let body = body.as_bytes();
+        self.write(&ClientMessage::Send { conversation, n, owner_epoch: 0, content: Content::Text, body });
+        self.acked(n).1
+    }
+
+    pub fn send(&mut self, n: u64, body: &str) {
+        assert!(!self.send_again(n, body), "number {n} is new");
+    }
+
+    pub fn online(&mut self, capacity: u16) {
+        self.write(&ClientMessage::Presence { n: 1, availability: Availability::Online, capacity });
+        self.acked(1);
+    }
+
+    /// Bodies of all messages, oldest first; seqs must be dense over messages and states.
+    pub fn history(&mut self) -> Vec<String> {
+        let conversation = self.conversation;
+        self.write(&ClientMessage::History { conversation, before: 0, after: 0, limit: 200 });
+        let mut bodies = Vec::new();
+        self.expect(|message| {
+            let ServerMessage::Page { items, more, .. } = message else { return false };
+            assert!(!more, "one page holds it");
+            let mut next = 1;
+            for frame in frame::frames(items.as_bytes(), FRAME_BYTES_MAX as u32) {
+                let frame = frame.expect("whole frames");
+                let seq = match ServerMessage::decode(frame.header.kind, frame.body).expect("an item") {
+                    ServerMessage::Deliver { seq, body, .. } => {
+                        bodies.push(String::from_utf8(body.to_vec()).expect("UTF-8"));
+                        seq
+                    }
+                    ServerMessage::State { seq, .. } => seq,
+                    other => panic!("{other:?} is no item"),
+                };
+                assert_eq!(seq, next, "seqs are dense");
+                next += 1;
+            }
+            true
+        });
+        bodies
+    }
+}

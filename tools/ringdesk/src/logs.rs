@@ -1,0 +1,122 @@
+//! The logs of a stopped server, read with the same code as at boot: `verify` and `dump`.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+use ringdesk_desk::codec;
+use ringdesk_persist::{LogId, LogReport, Meta, Record, ScanPlan, SegmentScan, log_directory, segment_file};
+use rustix::fs::{FlockOperation, flock};
+use serde_json::{Value, json};
+
+use crate::{Failure, events, print};
+
+/// Length of a segment whose own header cannot tell it: the server's default.
+const SEGMENT_BYTES: u32 = 64 << 20;
+
+fn folder(path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(Failure::FOLDER, format!("{}: {error}", path.display()))
+}
+
+/// The number of logs of a stopped server's folder. The lock is held while the returned file lives.
+fn open(data: &Path) -> Result<(u16, File), Failure> {
+    let path = data.join("LOCK");
+    let lock = File::open(&path).map_err(|error| folder(&path, &error))?;
+    if flock(&lock, FlockOperation::NonBlockingLockShared).is_err() {
+        let pid = fs::read_to_string(&path).unwrap_or_default().lines().next().unwrap_or("?").to_string();
+        return Err(folder(data, &format!("in use by process {pid}; stop the server first")));
+    }
+    let path = data.join("META");
+    let bytes = fs::read(&path).map_err(|error| folder(&path, &error))?;
+    let meta = Meta::decode(&bytes).map_err(|error| folder(&path, &error))?;
+    Ok((meta.logs, lock))
+}
+
+fn scan(data: &Path, log: LogId, visit: &mut dyn FnMut(Record<'_>)) -> Result<(usize, LogReport), Failure> {
+    let path = data.join(log_directory(log));
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(&path).map_err(|error| folder(&path, &error))? {
+        let name = entry.map_err(|error| folder(&path, &error))?.file_name();
+        let stem = name.to_str().and_then(|name| name.strip_suffix(".seg"));
+        numbers.extend(stem.and_then(|stem| stem.parse::<u32>().ok()));
+    }
+    numbers.sort_unstable();
+    let mut scan = SegmentScan::new(ScanPlan { log, segment_bytes: SEGMENT_BYTES, first_segment: 0 });
+    let mut content = Vec::new();
+    for number in &numbers {
+        let read = read_whole(&data.join(segment_file(log, *number)), &mut content);
+        let read = read.map(|()| content.as_slice()).map_err(|error| error.raw_os_error().unwrap_or(5));
+        scan.segment(*number, read, visit).map_err(|error| folder(&path, &error))?;
+    }
+    Ok((numbers.len(), scan.finish(visit)))
+}
+
+fn read_whole(path: &Path, into: &mut Vec<u8>) -> io::Result<()> {
+    into.clear();
+    File::open(path)?.read_to_end(into).map(|_| ())
+}
+
+/// One line per log, one per damaged range; fails if there is one, or a record that cannot be decoded.
+pub fn verify(data: &Path) -> Result<(), Failure> {
+    let (logs, _lock) = open(data)?;
+    let mut bad = 0;
+    for log in (0..logs).map(LogId) {
+        let mut unreadable = Vec::new();
+        let (segments, report) = scan(data, log, &mut |record| {
+            if let Err(error) = codec::decode_each(record.payload, |_| {}) {
+                unreadable.push(format!("{}: {error}", record.reference.position));
+            }
+        })?;
+        print(&format!(
+            "log {:04}: {segments} segments, {} batches, {} records, {}",
+            log.0,
+            report.batches,
+            report.records,
+            if report.damage.is_empty() && unreadable.is_empty() { "whole" } else { "DAMAGED" }
+        ));
+        if let Some(torn) = report.torn {
+            print(&format!(
+                "  a write cut short by the last stop, never acknowledged: {} to {}",
+                torn.from, torn.to
+            ));
+        }
+        report.damage.iter().for_each(|range| print(&format!("  {range}")));
+        unreadable.iter().for_each(|line| print(&format!("  a record cannot be read at {line}")));
+        bad += report.damage.len() + unreadable.len();
+    }
+    match bad {
+        0 => Ok(()),
+        1 => Err(Failure::new(Failure::DAMAGED, "1 place is damaged")),
+        count => Err(Failure::new(Failure::DAMAGED, format!("{count} places are damaged"))),
+    }
+}
+
+/// One JSON line per record, log by log.
+pub fn dump(data: &Path) -> Result<(), Failure> {
+    let (logs, _lock) = open(data)?;
+    let mut damaged = 0;
+    for log in (0..logs).map(LogId) {
+        let (_, report) = scan(data, log, &mut |record| print(&line(&record).to_string()))?;
+        damaged += report.damage.len();
+    }
+    if damaged > 0 {
+        let sentence = format!("{damaged} places are damaged and not shown; see ringdesk log verify");
+        return Err(Failure::new(Failure::DAMAGED, sentence));
+    }
+    Ok(())
+}
+
+fn line(record: &Record<'_>) -> Value {
+    let mut shown = Vec::new();
+    let outcome = codec::decode_each(record.payload, |event| shown.push(events::json(&event)));
+    let mut line = json!({
+        "position": record.reference.position.to_string(),
+        "slot": record.slot,
+        "slot_epoch": record.slot_epoch,
+        "events": shown,
+    });
+    if let Err(error) = outcome {
+        line["error"] = json!(error.to_string());
+    }
+    line
+}
