@@ -21,7 +21,7 @@ use ringdesk_uring::reactor::{Limits, Reactor};
 
 use crate::kernel::{Env, SimKernel};
 use crate::net::earliest;
-use crate::plan::{Sizes, US};
+use crate::plan::{ENTRIES, Sizes, US};
 use crate::rng::Rng;
 use crate::run::visitor_name;
 
@@ -164,7 +164,7 @@ fn settings(sizes: &Sizes) -> Settings {
         outbox_bytes_max: sizes.outbox_bytes,
         origins: Vec::new(),
         agent_names: BTreeMap::new(),
-        connections_max: sizes.entries,
+        connections_max: ENTRIES,
     }
 }
 
@@ -182,7 +182,11 @@ fn scan_all(env: &Env, sizes: &Sizes) -> BTreeMap<u16, Scanned> {
             records.push((record.reference, record.slot, record.slot_epoch, record.payload.to_vec()));
         };
         let report = scan_log(plan, segments, &mut keep).unwrap_or_else(|error| panic!("log {log}: {error}"));
-        assert!(report.damage.is_empty(), "C9: nothing was damaged, yet log {log} reports {:?}", report.damage);
+        assert!(
+            report.damage.is_empty(),
+            "C9: nothing was damaged, yet log {log} reports {:?}",
+            report.damage
+        );
         logs.insert(log, Scanned { report, records });
     }
     logs

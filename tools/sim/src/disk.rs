@@ -112,7 +112,10 @@ impl SimDisk {
         let zero = data.iter().all(|byte| *byte == 0);
         for (at, bytes) in data.chunks_exact(SECTOR).enumerate() {
             let sector = first + at as u32;
-            assert!(!file.completed.contains(&sector), "{id:?} sector {sector} holds acked bytes and is rewritten");
+            assert!(
+                !file.completed.contains(&sector),
+                "{id:?} sector {sector} holds acked bytes and is rewritten"
+            );
             let cached = Cached { bytes: bytes.try_into().expect("a sector"), run };
             file.cache.insert(sector, cached);
         }
@@ -120,7 +123,8 @@ impl SimDisk {
             file.settle(|cached| cached.run == run);
             if !zero {
                 let sectors = data.len() / SECTOR;
-                file.completed.extend((first..first + sectors as u32).filter(|sector| !file.doomed.contains(sector)));
+                file.completed
+                    .extend((first..first + sectors as u32).filter(|sector| !file.doomed.contains(sector)));
             }
         }
         Ok(())

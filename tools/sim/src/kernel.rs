@@ -14,7 +14,7 @@ use ringdesk_uring::kernel::{Completion, Kernel, KernelFailure, Op, WOKEN, Waker
 
 use crate::disk::{Crash, FileId, SECTOR, SimDisk};
 use crate::net::{LinkId, Read, SimNet, earliest};
-use crate::plan::{Faults, Sizes};
+use crate::plan::{ENTRIES, Faults, Sizes};
 use crate::rng::{Rng, RunHash};
 
 const EINTR: i32 = 4;
@@ -68,6 +68,8 @@ pub struct Bites {
 /// One operation in flight.
 #[derive(Debug)]
 struct InFlight {
+    /// Order of submission.
+    number: u64,
     user: u64,
     op: Op,
     /// Not completed before.
@@ -87,6 +89,7 @@ struct Side {
     woken_at: Option<u64>,
     /// Descriptors handed over to this shard: when they show up, token, entry.
     arrivals: Vec<(u64, u64, u32)>,
+    submitted: u64,
 }
 
 /// Everything outside the shards.
@@ -108,8 +111,9 @@ pub struct Env {
     pub bites: Bites,
     /// Disk writes begun, zero fill not counted, since the process started.
     pub writes_begun: u64,
+    /// Entries of each descriptor table that can be used now.
+    pub entries_usable: u32,
     sides: Vec<Side>,
-    entries: u32,
 }
 
 impl Env {
@@ -124,8 +128,8 @@ impl Env {
             hash: RunHash::default(),
             bites: Bites::default(),
             writes_begun: 0,
+            entries_usable: sizes.entries,
             sides: Vec::new(),
-            entries: sizes.entries,
         }
     }
 
@@ -133,7 +137,7 @@ impl Env {
     pub fn start(&mut self, shards: u16) {
         self.sides.clear();
         self.sides.resize_with(usize::from(shards), || Side {
-            entries: vec![None; self.entries as usize],
+            entries: vec![None; ENTRIES as usize],
             ..Side::default()
         });
         self.writes_begun = 0;
@@ -221,8 +225,19 @@ impl Env {
         }
         let data = self.begin_disk(shard, &op, buffers);
         let side = &mut self.sides[usize::from(shard)];
-        assert!(side.ops.iter().all(|flight| flight.user != user), "two operations with user {user:#x}");
-        side.ops.push(InFlight { user, op, due, cancel_at: None, data, blocked: false });
+        let twin = side.ops.iter().any(|flight| flight.user == user);
+        // Cancellations may share a name: their completion says nothing.
+        assert!(!twin || matches!(op, Op::Cancel { .. }), "two operations with user {user:#x}");
+        side.submitted += 1;
+        side.ops.push(InFlight {
+            number: side.submitted,
+            user,
+            op,
+            due,
+            cancel_at: None,
+            data,
+            blocked: false,
+        });
     }
 
     /// Copies what a disk operation writes, and checks that one append is in flight at most.
@@ -262,7 +277,8 @@ impl Env {
         let due = |env: &Self, side: &Side, flight: &InFlight| {
             env.due(shard, side, flight).is_some_and(|due| due <= env.now)
         };
-        let mut ready: Vec<u64> = side.ops.iter().filter(|op| due(self, &side, op)).map(|op| op.user).collect();
+        let mut ready: Vec<u64> =
+            side.ops.iter().filter(|op| due(self, &side, op)).map(|op| op.number).collect();
         if ready.len() > 1 && self.rng.ppm(self.faults.reorder_ppm) {
             self.bites.reorders += 1;
             for last in (1..ready.len()).rev() {
@@ -270,8 +286,9 @@ impl Env {
             }
             ready.truncate(1 + self.rng.index(ready.len()));
         }
-        for user in ready {
-            let index = side.ops.iter().position(|op| op.user == user).expect("a ready operation is in flight");
+        for number in ready {
+            let index =
+                side.ops.iter().position(|op| op.number == number).expect("a ready operation is in flight");
             // An earlier completion of this round may have taken what this one was ready for.
             if !due(self, &side, &side.ops[index]) {
                 continue;
@@ -334,7 +351,7 @@ impl Env {
     }
 
     fn accept(&mut self, shard: u16, side: &mut Side, user: u64, listener: u16) -> Option<Completion> {
-        let Some(entry) = side.entries.iter().position(Option::is_none) else {
+        let Some(entry) = side.free_entry(self.entries_usable) else {
             self.bites.table_full += 1;
             return Some(Completion { user, result: -ENFILE, more: false, bytes: None });
         };
@@ -407,7 +424,7 @@ impl Env {
         let link = source.link(entry);
         let due = self.now + self.latency(&Op::Wake { shard: to }, to);
         let target = &mut self.sides[usize::from(to)];
-        let free = target.entries.iter().position(Option::is_none);
+        let free = target.free_entry(self.entries_usable);
         let Some(free) = free.filter(|_| !refused) else { return -ENFILE };
         target.entries[free] = Some(link);
         target.arrivals.push((due, token, free as u32));
@@ -481,8 +498,13 @@ impl Env {
 }
 
 impl Side {
+    fn free_entry(&self, usable: u32) -> Option<usize> {
+        self.entries[..usable as usize].iter().position(Option::is_none)
+    }
+
     fn link(&self, entry: u32) -> LinkId {
-        self.entries[entry as usize].unwrap_or_else(|| panic!("an operation on entry {entry}, which is closed"))
+        self.entries[entry as usize]
+            .unwrap_or_else(|| panic!("an operation on entry {entry}, which is closed"))
     }
 }
 
@@ -521,7 +543,7 @@ impl Waker for NoWaker {
 
 impl Kernel for SimKernel {
     fn entries(&self) -> u32 {
-        self.env.borrow().entries
+        ENTRIES
     }
 
     fn submit(&mut self, user: u64, op: Op, buffers: &mut Buffers) {

@@ -21,7 +21,10 @@ const SENTENCE_CHARS: usize = 600;
 
 /// Runs the deterministic simulator.
 #[derive(Parser, Debug)]
-#[command(name = "sim", about = "Runs Ringdesk's shards under faults in virtual time and checks what it promises.")]
+#[command(
+    name = "sim",
+    about = "Runs Ringdesk's shards under faults in virtual time and checks what it promises."
+)]
 struct Arguments {
     /// Runs this one seed in this process.
     #[arg(long)]

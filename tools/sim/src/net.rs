@@ -133,9 +133,10 @@ impl SimNet {
 
     /// The next connection a listener may accept.
     pub fn accept(&mut self, now: u64, shard: u16, listener: u16) -> Option<LinkId> {
-        let at = self.knocks.iter().position(|knock| {
-            knock.at <= now && knock.shard == shard && knock.listener == listener
-        })?;
+        let at = self
+            .knocks
+            .iter()
+            .position(|knock| knock.at <= now && knock.shard == shard && knock.listener == listener)?;
         let link = self.knocks.remove(at).link;
         let state = self.links.get_mut(&link)?;
         state.held = 1;
@@ -283,7 +284,8 @@ impl SimNet {
 
     /// Forgets a connection that neither side holds.
     fn sweep(&mut self, link: LinkId) {
-        if self.links.get(&link).is_some_and(|state| state.client_closed && state.held == 0 && state.accepted) {
+        if self.links.get(&link).is_some_and(|state| state.client_closed && state.held == 0 && state.accepted)
+        {
             self.links.remove(&link);
         }
     }

@@ -129,12 +129,15 @@ pub struct Stop {
     pub down_ns: u64,
 }
 
+/// Entries of each descriptor table: room for every client of the largest cast on one shard.
+pub const ENTRIES: u32 = 64;
+
 /// Sizes of the engine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
     /// Messages a lane between two shards holds; a power of two.
     pub lane: usize,
-    /// Entries of each descriptor table.
+    /// Entries of each descriptor table that can be used before everything heals.
     pub entries: u32,
     /// Bytes that may wait for one connection before it is served from the log.
     pub outbox_bytes: u32,
@@ -230,7 +233,7 @@ impl Sizes {
     fn draw(rng: &mut Rng) -> Self {
         Self {
             lane: 1 << rng.range(7, 9),
-            entries: rng.range(12, 40) as u32,
+            entries: if rng.one_in(3) { rng.range(4, 16) as u32 } else { ENTRIES },
             outbox_bytes: rng.range(2, 32) as u32 * 1024,
             segment_bytes: 32_768 << rng.below(3),
             socket_bytes: rng.range(256, 8_192) as usize,

@@ -126,7 +126,13 @@ fn add_device(world: &mut World, whose: Whose, channel: u32) -> usize {
     world.devices.len() - 1
 }
 
-fn add_endpoint(world: &mut World, role: Role, number: u32, devices: Vec<usize>, names: Vec<String>) -> usize {
+fn add_endpoint(
+    world: &mut World,
+    role: Role,
+    number: u32,
+    devices: Vec<usize>,
+    names: Vec<String>,
+) -> usize {
     let endpoint = Endpoint::new(role, ticket(role, number, world.plan.sizes.site), devices, names);
     world.endpoints.push(endpoint);
     world.endpoints.len() - 1
@@ -135,9 +141,8 @@ fn add_endpoint(world: &mut World, role: Role, number: u32, devices: Vec<usize>,
 /// Ends the faults and waits until nothing is owed to anybody.
 fn heal(world: &mut World) {
     // An agent that never comes back: its conversations must go to the others.
-    let agents: Vec<usize> = (0..world.endpoints.len())
-        .filter(|index| world.endpoints[*index].role == Role::Agent)
-        .collect();
+    let agents: Vec<usize> =
+        (0..world.endpoints.len()).filter(|index| world.endpoints[*index].role == Role::Agent).collect();
     if agents.len() > 1 && world.rng.one_in(3) {
         let gone = agents[world.rng.index(agents.len())];
         world.dismiss(gone);
@@ -174,8 +179,8 @@ fn unsettled(world: &World) -> Option<String> {
         return Some("the engine is down".into());
     }
     for device in world.devices.iter().filter(|device| !device.dead) {
-        if !device.is_settled() {
-            return Some(format!("device {:x} ({:?}) waits for an answer: {device:#?}", device.id, device.whose));
+        if let Some(what) = device.waits_for() {
+            return Some(format!("device {:x} ({:?}) waits for {what}", device.id, device.whose));
         }
         for (id, thread) in &device.threads {
             let highest = world.oracle.conversation(*id).highest();
@@ -292,7 +297,11 @@ fn count_room(world: &mut World) {
     };
     let done = world.run(until, |world| served(world) == (agents, 1));
     let found = served(world);
-    assert!(done, "C7: {agents} agents have room for one each; of {} visitors (served, waiting) are {found:?}", agents + 1);
+    assert!(
+        done,
+        "C7: {agents} agents have room for one each; of {} visitors (served, waiting) are {found:?}",
+        agents + 1
+    );
     let until = world.now() + 2 * S;
     world.run(until, |_| false);
     let found = served(world);

@@ -16,7 +16,7 @@ use crate::disk::Crash;
 use crate::kernel::Env;
 use crate::net::{Read, earliest};
 use crate::oracle::Oracle;
-use crate::plan::{Faults, MS, Plan, Stop, Trigger, US};
+use crate::plan::{ENTRIES, Faults, MS, Plan, Stop, Trigger, US};
 use crate::rng::Rng;
 
 /// Steps of a run: one turn of a shard or one act of an endpoint each. More means that something spins.
@@ -132,7 +132,10 @@ impl World {
         self.healed = true;
         self.stops.clear();
         self.stop_at = None;
-        self.env.borrow_mut().faults = Faults::none();
+        let mut env = self.env.borrow_mut();
+        env.faults = Faults::none();
+        env.entries_usable = ENTRIES;
+        drop(env);
         let now = self.now();
         self.endpoints.iter_mut().for_each(|endpoint| endpoint.deaf_until = now);
         if let Some(cluster) = &mut self.cluster {
@@ -237,7 +240,10 @@ impl World {
             Ran::Fatal(sentence) => {
                 self.trace(|| format!("-- shard {shard} stops: {sentence}"));
                 let env = self.env.borrow();
-                assert!(env.bites.eio + env.bites.enospc > 0, "shard {shard} stopped without a reason: {sentence}");
+                assert!(
+                    env.bites.eio + env.bites.enospc > 0,
+                    "shard {shard} stopped without a reason: {sentence}"
+                );
                 drop(env);
                 self.fatals += 1;
                 let down = self.rng.range(1, 100) * MS;

@@ -38,6 +38,9 @@ impl Device {
         }
         let Some(id) = self.current else { return };
         if scene.healed {
+            if std::mem::take(&mut self.owes_message) {
+                self.write(id, scene);
+            }
             return;
         }
         match scene.rng.below(16) {
@@ -58,8 +61,12 @@ impl Device {
         if scene.healed {
             return;
         }
-        let owned: Vec<u64> =
-            self.threads.iter().filter(|(_, thread)| thread.owner_epoch.is_some()).map(|(id, _)| *id).collect();
+        let owned: Vec<u64> = self
+            .threads
+            .iter()
+            .filter(|(_, thread)| thread.owner_epoch.is_some())
+            .map(|(id, _)| *id)
+            .collect();
         if scene.rng.one_in(24) && self.declared.is_some_and(|declared| declared.acked) {
             let availability = Availability::ALL[scene.rng.index(Availability::ALL.len())];
             let capacity = scene.rng.range(0, 6) as u16;
@@ -98,14 +105,7 @@ impl Device {
     pub fn open_and_write(&mut self) {
         self.open();
         self.budget = 1;
-    }
-
-    /// Writes the message owed by [`Device::open_and_write`] once the conversation is known.
-    pub fn write_owed(&mut self, scene: &mut Scene<'_>, out: &mut Vec<u8>) {
-        if let (Some(id), true) = (self.current, self.budget > 0) {
-            self.write(id, scene);
-            self.flush(scene, out);
-        }
+        self.owes_message = true;
     }
 
     fn write(&mut self, id: u64, scene: &mut Scene<'_>) {
@@ -164,8 +164,8 @@ impl Device {
 
     /// Confirms what was stored and, later, read.
     fn confirm(&mut self, scene: &mut Scene<'_>) {
-        let healed = scene.healed;
-        for thread in self.threads.values_mut() {
+        let (healed, agent) = (scene.healed, self.agent() != 0);
+        for thread in self.threads.values_mut().filter(|thread| !agent || thread.owner_epoch.is_some()) {
             thread.confirm(healed, scene);
         }
     }

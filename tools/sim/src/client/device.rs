@@ -118,6 +118,8 @@ pub struct Device {
     pub declared: Option<Declared>,
     /// Messages it may still write.
     pub budget: u32,
+    /// It writes one message even in a healed world.
+    pub owes_message: bool,
     /// Requests it keeps in flight at most.
     pub window: usize,
     /// When it acts next.
@@ -145,6 +147,7 @@ impl Device {
             not_before: 0,
             declared: None,
             budget: 0,
+            owes_message: false,
             window: 1,
             next_act: 0,
             attempts: BTreeMap::new(),
@@ -185,15 +188,36 @@ impl Device {
         self.threads.values_mut().for_each(Thread::forget_tags);
     }
 
-    /// Whether everything it asked was answered.
-    pub fn is_settled(&self) -> bool {
-        let declared = self.declared.is_none_or(|declared| declared.acked);
-        self.dead
-            || (self.up
-                && !self.open_wanted
-                && declared
-                && self.threads.values().all(Thread::is_settled)
-                && self.attempts.values().all(|attempt| matches!(attempt, Attempt::Typing)))
+    /// What it still waits for; `None` when everything it asked was answered.
+    pub fn waits_for(&self) -> Option<String> {
+        if self.dead {
+            return None;
+        }
+        if !self.up {
+            return Some("a connection".into());
+        }
+        if self.open_wanted {
+            return Some(format!("the answer to OPEN {}", self.open_n));
+        }
+        if let Some(declared) = self.declared.filter(|declared| !declared.acked) {
+            return Some(format!("the answer to {declared:?}"));
+        }
+        let open = self.attempts.values().find(|attempt| !matches!(attempt, Attempt::Typing));
+        if let Some(attempt) = open {
+            return Some(format!("the answer to {attempt:?}"));
+        }
+        self.threads.iter().find_map(|(id, thread)| {
+            let waits = !thread.is_settled();
+            waits.then(|| {
+                format!(
+                    "answers in {id:016x}: {} queued, confirmed {:?} of {:?}, owner epoch {:?}",
+                    thread.queue.len(),
+                    thread.confirmed_acked,
+                    thread.confirmed,
+                    thread.owner_epoch
+                )
+            })
+        })
     }
 
     /// A tag for an attempt.
@@ -244,7 +268,9 @@ impl Device {
             if scene.now < thread.not_before || (agent && thread.owner_epoch.is_none()) {
                 break;
             }
-            let Some(at) = thread.queue.iter().take(window).position(|pending| pending.tag.is_none()) else { break };
+            let Some(at) = thread.queue.iter().take(window).position(|pending| pending.tag.is_none()) else {
+                break;
+            };
             let pending = thread.queue[at].clone();
             let owner_epoch = thread.owner_epoch.unwrap_or(0);
             scene.oracle.asks(id, self.id, pending.n, pending.asked);
@@ -266,7 +292,8 @@ impl Device {
         let marks = thread.confirmed;
         scene.oracle.confirms(id, self.side(), marks);
         let tag = self.tag(Attempt::Receipt { conversation: id, marks });
-        let message = ClientMessage::Receipt { conversation: id, delivered: marks.delivered, read: marks.read };
+        let message =
+            ClientMessage::Receipt { conversation: id, delivered: marks.delivered, read: marks.read };
         self.say(&message, tag, out);
         self.threads.get_mut(&id).expect("it was just there").receipt_tag = Some(tag);
     }

@@ -164,7 +164,8 @@ impl Endpoint {
         let fed = carry.feed(bytes, FRAME_BYTES_MAX as u32, |header, body| {
             let message = ServerMessage::decode(header.kind, body)
                 .unwrap_or_else(|error| panic!("the engine sent bytes that are no message: {error}"));
-            scene.trace(|| format!("{:x} <- [{}] {message:?}", devices[self.devices[0]].id, header.channel));
+            let first = devices[self.devices[0]].id;
+            scene.trace(|| format!("{first:x} <- [{}] {}", header.channel, describe(header.tag, &message)));
             end = self.message(header, &message, devices, scene, out);
             if end.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -223,8 +224,47 @@ impl Endpoint {
             let device = &devices[*index];
             assert!(matches!(device.whose, Whose::Visitor(_)), "gateways speak for visitors");
             let cursors = device.cursors();
-            ClientMessage::Bind { channel: device.channel, device: device.id, visitor: name, cursors: &cursors }
-                .encode(0, device.channel, out);
+            ClientMessage::Bind {
+                channel: device.channel,
+                device: device.id,
+                visitor: name,
+                cursors: &cursors,
+            }
+            .encode(0, device.channel, out);
         }
+    }
+}
+
+/// A line of the trace.
+fn describe(tag: u32, message: &ServerMessage<'_>) -> String {
+    match *message {
+        ServerMessage::Deliver { conversation, seq, author, agent, device, n, body, .. } => {
+            let bytes = body.len();
+            format!(
+                "DELIVER {conversation:016x} {seq}: {author:?} {agent} device {device:x} n {n}, {bytes} bytes"
+            )
+        }
+        ServerMessage::State { conversation, seq, status, cause, agent, owner_epoch, .. } => {
+            format!(
+                "STATE {conversation:016x} {seq}: {status:?} by {cause:?}, agent {agent}, epoch {owner_epoch}"
+            )
+        }
+        ServerMessage::Ack { conversation, seq, n, duplicate } => {
+            let again = if duplicate { " again" } else { "" };
+            format!("ACK {conversation:016x} {seq}: n {n}{again} (tag {tag})")
+        }
+        ServerMessage::Assigned { conversation, agent, owner_epoch, seq, .. } => {
+            format!("ASSIGNED {conversation:016x} after {seq}: agent {agent}, epoch {owner_epoch}")
+        }
+        ServerMessage::Receipt { conversation, side, delivered, read } => {
+            format!("RECEIPT {conversation:016x}: {side:?} {delivered}/{read}")
+        }
+        ServerMessage::Reject { code, conversation, detail, .. } => {
+            format!("REJECT {conversation:016x}: {code:?}, detail {detail} (tag {tag})")
+        }
+        ServerMessage::Page { conversation, first, last, .. } => {
+            format!("PAGE {conversation:016x} {first}..={last} (tag {tag})")
+        }
+        ref other => format!("{other:?}"),
     }
 }

@@ -28,7 +28,8 @@ impl Device {
                 *scene.seen += 1;
                 self.acked(header.tag, conversation, seq, n, duplicate, scene);
             }
-            ServerMessage::Deliver { conversation, seq, .. } | ServerMessage::State { conversation, seq, .. } => {
+            ServerMessage::Deliver { conversation, seq, .. }
+            | ServerMessage::State { conversation, seq, .. } => {
                 *scene.seen += 1;
                 let item = item_of(message).expect("DELIVER and STATE are items");
                 self.item(conversation, seq, item, scene);
@@ -58,8 +59,18 @@ impl Device {
         }
     }
 
-    fn acked(&mut self, tag: u32, conversation: u64, seq: u64, n: u64, duplicate: bool, scene: &mut Scene<'_>) {
-        let Some(attempt) = self.attempts.remove(&tag) else { panic!("an ACK with tag {tag}, which nobody used") };
+    fn acked(
+        &mut self,
+        tag: u32,
+        conversation: u64,
+        seq: u64,
+        n: u64,
+        duplicate: bool,
+        scene: &mut Scene<'_>,
+    ) {
+        let Some(attempt) = self.attempts.remove(&tag) else {
+            panic!("an ACK with tag {tag}, which nobody used")
+        };
         match attempt {
             Attempt::Open => {
                 scene.oracle.opened(self.visitor(), self.id, n, conversation, seq);
@@ -72,8 +83,12 @@ impl Device {
                     (thread.based, thread.cursor, thread.base) = (true, seq, seq);
                 }
             }
-            Attempt::Keyed { conversation: of, n: key, asked } | Attempt::Again { conversation: of, n: key, asked, .. } => {
-                assert!((conversation, n) == (of, key), "ACK of n {n} in {conversation:x} answers {attempt:?}");
+            Attempt::Keyed { conversation: of, n: key, asked }
+            | Attempt::Again { conversation: of, n: key, asked, .. } => {
+                assert!(
+                    (conversation, n) == (of, key),
+                    "ACK of n {n} in {conversation:x} answers {attempt:?}"
+                );
                 if let Attempt::Again { same, .. } = attempt {
                     assert!(same, "C4: {of:016x} device {:x} n {n}: another body was acked", self.id);
                     assert!(duplicate, "C4: {of:016x} device {:x} n {n} was written again", self.id);
@@ -87,6 +102,7 @@ impl Device {
                 let thread = self.threads.get_mut(&conversation).expect("a thread that confirmed");
                 thread.receipt_tag = None;
                 thread.confirmed_acked = marks;
+                thread.confirmed.raise(marks);
             }
             Attempt::Presence => {
                 if let Some(declared) = &mut self.declared
@@ -121,10 +137,11 @@ impl Device {
         thread.cursor = seq;
         match item {
             Item::Message { author: Author::Visitor, .. } => thread.unanswered += 1,
-            Item::State { status, agent, .. } => {
+            Item::State { status, agent, epoch, .. } => {
                 thread.resolved = status == Status::Resolved;
                 let kept = status == Status::Assigned && agent == own;
-                if !visitor && !kept && thread.owner_epoch.is_some() {
+                // A change of an earlier epoch, read from the log, says nothing about the one held.
+                if !kept && thread.owner_epoch.is_some_and(|held| epoch >= held) {
                     thread.lose();
                 }
             }
@@ -157,7 +174,12 @@ impl Device {
             Marks { delivered: visitor_delivered, read: visitor_read },
             scene,
         );
-        self.receipt(conversation, Side::Staff, Marks { delivered: staff_delivered, read: staff_read }, scene);
+        self.receipt(
+            conversation,
+            Side::Staff,
+            Marks { delivered: staff_delivered, read: staff_read },
+            scene,
+        );
         let thread = self.threads.entry(conversation).or_insert_with(Thread::new);
         if !thread.based || seq > thread.cursor {
             (thread.based, thread.cursor, thread.base) = (true, seq, seq);
@@ -206,9 +228,15 @@ impl Device {
         };
         // What nobody knew of when it was asked may be there too, and then moves a page that ends at the newest.
         for seq in wanted.filter(|seq| before == 0 || *seq >= first) {
-            assert!(seqs.contains(&seq), "C1: {conversation:016x} item {seq} is missing in {attempt:?}: {seqs:?}");
+            assert!(
+                seqs.contains(&seq),
+                "C1: {conversation:016x} item {seq} is missing in {attempt:?}: {seqs:?}"
+            );
         }
-        assert!(before == 0 || highest == 0 || before == 1 || !seqs.is_empty(), "C1: {attempt:?} found nothing");
+        assert!(
+            before == 0 || highest == 0 || before == 1 || !seqs.is_empty(),
+            "C1: {attempt:?} found nothing"
+        );
     }
 
     fn page_items(&mut self, conversation: u64, items: Items<'_>, scene: &mut Scene<'_>) -> Vec<u64> {
@@ -244,7 +272,9 @@ impl Device {
                 }
                 self.not_before = again_at;
             }
-            Attempt::Open if matches!(refused.code, Code::DeviceExpired | Code::DeviceLimit) => self.dead = true,
+            Attempt::Open if matches!(refused.code, Code::DeviceExpired | Code::DeviceLimit) => {
+                self.dead = true
+            }
             Attempt::Keyed { conversation, n, asked } => {
                 self.keyed_rejected(conversation, (n, asked), refused, again_at, scene);
             }
@@ -256,7 +286,9 @@ impl Device {
                 thread.receipt_tag = None;
                 match refused.code {
                     Code::Busy => thread.not_before = again_at,
-                    Code::NotFound | Code::StaleOwner | Code::Forbidden if matches!(self.whose, Whose::Agent(_)) => {
+                    Code::NotFound | Code::StaleOwner | Code::Forbidden
+                        if matches!(self.whose, Whose::Agent(_)) =>
+                    {
                         thread.confirmed = thread.confirmed_acked;
                     }
                     code => panic!("C1: RECEIPT in {conversation:016x} of what was pushed: {code:?}"),
@@ -281,7 +313,11 @@ impl Device {
         match refused.code {
             Code::Busy => {
                 thread.not_before = again_at;
-                thread.queue.iter_mut().filter(|pending| pending.n == n).for_each(|pending| pending.tag = None);
+                thread
+                    .queue
+                    .iter_mut()
+                    .filter(|pending| pending.n == n)
+                    .for_each(|pending| pending.tag = None);
             }
             Code::OutOfOrder => {
                 scene.oracle.expected(conversation, self.id, refused.detail);
@@ -292,7 +328,11 @@ impl Device {
                     self.id,
                     refused.detail
                 );
-                thread.queue.iter_mut().filter(|pending| pending.n == n).for_each(|pending| pending.tag = None);
+                thread
+                    .queue
+                    .iter_mut()
+                    .filter(|pending| pending.n == n)
+                    .for_each(|pending| pending.tag = None);
             }
             Code::IdReused => {
                 scene.oracle.id_reused(conversation, self.id, n, asked);
@@ -301,7 +341,9 @@ impl Device {
             }
             Code::StaleOwner if agent => {
                 thread.abandon(n);
-                if thread.owner_epoch.is_some_and(|held| u64::from(held) != refused.detail) || !thread.queue.is_empty() {
+                if thread.owner_epoch.is_some_and(|held| u64::from(held) != refused.detail)
+                    || !thread.queue.is_empty()
+                {
                     thread.unanswered = 0;
                 }
             }
@@ -320,7 +362,11 @@ impl Device {
         match refused.code {
             Code::Busy => {}
             Code::IdReused => {
-                assert!(!same, "C4: {conversation:016x} device {:x} n {n}: the same body was ID_REUSED", self.id);
+                assert!(
+                    !same,
+                    "C4: {conversation:016x} device {:x} n {n}: the same body was ID_REUSED",
+                    self.id
+                );
                 scene.oracle.id_reused(conversation, self.id, n, asked);
             }
             Code::DeviceExpired | Code::DeviceLimit => self.dead = true,
