@@ -40,6 +40,11 @@ impl<T> Gate<T> {
         }
     }
 
+    /// Whether something would be released.
+    pub fn is_ready(&self, durable: Lsn) -> bool {
+        self.held.front().is_some_and(|(after, _)| *after <= durable)
+    }
+
     /// Whether new requests still find room.
     pub fn has_room(&self) -> bool {
         self.held.len() < GATE_ENTRIES_MAX

@@ -11,6 +11,7 @@ mod clock;
 mod frames;
 mod front;
 mod gate;
+mod hs256;
 mod index;
 pub mod io;
 mod mail;

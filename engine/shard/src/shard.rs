@@ -17,6 +17,9 @@ use crate::owner::{Owner, Replay, ReplayError};
 use crate::report::ShardReport;
 use crate::settings::Settings;
 
+/// Times a turn goes through gate and local messages while they feed each other; what is left is due at once.
+const ROUNDS: usize = 4;
+
 /// One shard.
 pub struct Shard {
     id: u16,
@@ -70,8 +73,13 @@ impl Shard {
                 }
                 self.deliver_local(&mut mail);
             }
-            self.owner.finish(&mut mail);
-            self.deliver_local(&mut mail);
+            for _ in 0..ROUNDS {
+                self.owner.finish(&mut mail);
+                self.deliver_local(&mut mail);
+                if !self.owner.is_ready() {
+                    break;
+                }
+            }
             self.front.sweep(&mut self.owner, &mut mail);
             self.deliver_local(&mut mail);
             self.front.flush(&mut self.owner, &mut mail);

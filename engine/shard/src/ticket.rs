@@ -50,12 +50,14 @@ pub enum TicketError {
 
 /// Signs claims. Fails only when the key is unusable, which start-up has excluded.
 pub fn issue(key: &[u8], claims: &Claims) -> Result<String, TicketError> {
+    crate::hs256::install();
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(key))
         .map_err(|_| TicketError::Invalid)
 }
 
 /// Checks signature and shape, not the time: for renewing an expired visitor ticket.
 pub fn decode(key: &[u8], token: &str) -> Result<Claims, TicketError> {
+    crate::hs256::install();
     let mut rules = Validation::new(Algorithm::HS256);
     rules.validate_exp = false;
     rules.validate_nbf = false;
@@ -148,12 +150,13 @@ mod tests {
 
     #[test]
     fn another_algorithm_is_invalid() {
-        let other =
-            jsonwebtoken::encode(&Header::new(Algorithm::HS384), &claims(), &EncodingKey::from_secret(KEY))
-                .unwrap();
-        assert_eq!(verify(KEY, &other, 1, 1_500), Err(TicketError::Invalid));
-        // {"alg":"none"} with the payload of a good ticket and no signature.
+        // {"alg":"HS384"} and {"alg":"RS256"} before the payload and signature of a good ticket.
         let good = issue(KEY, &claims()).unwrap();
+        let (_, rest) = good.split_once('.').unwrap();
+        for header in ["eyJhbGciOiJIUzM4NCJ9", "eyJhbGciOiJSUzI1NiJ9"] {
+            assert_eq!(verify(KEY, &format!("{header}.{rest}"), 1, 1_500), Err(TicketError::Invalid));
+        }
+        // {"alg":"none"} with the payload of a good ticket and no signature.
         let payload = good.split('.').nth(1).unwrap();
         assert_eq!(
             verify(KEY, &format!("eyJhbGciOiJub25lIn0.{payload}."), 1, 1_500),

@@ -174,6 +174,12 @@ impl Owner {
         self.reads.start(&self.index, mail);
     }
 
+    /// Whether there is something to do that waits for nothing: effects the gate would let out, notes with room.
+    pub fn is_ready(&self) -> bool {
+        self.inbox.is_ready(self.staging_has_room(0))
+            || self.appender.durable().is_some_and(|durable| self.gate.is_ready(durable))
+    }
+
     /// When the next turn is due without an input, monotonic nanoseconds.
     pub fn next_deadline_ns(&self, wall_ms: u64) -> Option<u64> {
         let now = self.clock.now().millis().max(wall_ms);
@@ -183,8 +189,8 @@ impl Owner {
             .filter(|_| self.staging_has_room(0))
             .map(|(at, _)| self.mono_ns + at.millis().saturating_sub(now) * 1_000_000);
         let floor = self.floor.next_deadline_ns().map(|at| at.max(self.mono_ns));
-        let inbox = self.inbox.is_ready(self.staging_has_room(0)).then_some(self.mono_ns);
-        [tick, floor, inbox, self.appender.next_deadline_ns()].into_iter().flatten().min()
+        let ready = self.is_ready().then_some(self.mono_ns);
+        [tick, floor, ready, self.appender.next_deadline_ns()].into_iter().flatten().min()
     }
 
     /// Fills the owner's part of a report.
