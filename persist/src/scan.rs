@@ -128,6 +128,12 @@ impl SegmentScan {
         self.bytes
     }
 
+    /// Damaged ranges found so far: all that concerns records shown so far is among them.
+    #[must_use]
+    pub fn damage(&self) -> &[Damage] {
+        &self.damage
+    }
+
     /// Takes the whole content of the next segment file, or the errno of reading it. `visit` is shown each record
     /// that is now known to be good, in log order.
     ///
