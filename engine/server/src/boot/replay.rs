@@ -8,6 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -237,27 +238,50 @@ fn scan(
     progress.total.fetch_add(bytes, Ordering::Relaxed);
     let mut scan = SegmentScan::new(ScanPlan { log, segment_bytes: plan.segment_bytes, first_segment: 0 });
     let mut content = Vec::new();
-    let mut failure = None;
-    let mut seen = 0u64;
-    let mut show = |record: Record<'_>| {
-        seen += 1;
-        if failure.is_none()
-            && let Err(error) = visit(&record)
-        {
-            failure = Some(error);
-        }
-    };
+    let mut shown = Shown::default();
     for (number, path) in &files {
         let read = read_whole(path, &mut content).map_err(|error| error.raw_os_error().unwrap_or(5));
-        scan.segment(*number, read.map(|()| content.as_slice()), &mut show)
+        scan.segment(*number, read.map(|()| content.as_slice()), &mut |record| shown.keep(&record))
             .map_err(|error| BootError::Replay(format!("log {}: {error}", log.0)))?;
+        shown.hand_over(scan.damage().is_empty(), visit)?;
         progress.bytes.fetch_add(content.len() as u64, Ordering::Relaxed);
-        progress.records.store(scan.records(), Ordering::Relaxed);
+        progress.records.fetch_add(shown.handed_over, Ordering::Relaxed);
     }
-    let report = scan.finish(&mut show);
-    match failure {
-        Some(error) => Err(error),
-        None => Ok(report),
+    let report = scan.finish(&mut |record| shown.keep(&record));
+    shown.hand_over(report.damage.is_empty(), visit)?;
+    Ok(report)
+}
+
+/// The records of one segment, kept until it is known that nothing before them is damaged: what follows a hole does
+/// not fit the state before it, and the shard would rightly call that a broken invariant.
+#[derive(Default)]
+struct Shown {
+    heads: Vec<(RecordRef, u16, u32, Range<usize>)>,
+    payloads: Vec<u8>,
+    handed_over: u64,
+}
+
+impl Shown {
+    fn keep(&mut self, record: &Record<'_>) {
+        let from = self.payloads.len();
+        self.payloads.extend_from_slice(record.payload);
+        self.heads.push((record.reference, record.slot, record.slot_epoch, from..self.payloads.len()));
+    }
+
+    fn hand_over(
+        &mut self,
+        undamaged: bool,
+        visit: &mut dyn FnMut(&Record<'_>) -> Result<(), BootError>,
+    ) -> Result<(), BootError> {
+        self.handed_over = 0;
+        for (reference, slot, slot_epoch, range) in self.heads.drain(..) {
+            if undamaged {
+                visit(&Record { reference, slot, slot_epoch, payload: &self.payloads[range] })?;
+                self.handed_over += 1;
+            }
+        }
+        self.payloads.clear();
+        Ok(())
     }
 }
 
