@@ -59,8 +59,8 @@ pub enum Effect {
         conversation: ConversationId,
         /// Cursor.
         after: u64,
-        /// ASSIGNED to send first.
-        assigned: Option<Arc<[u8]>>,
+        /// ASSIGNED to send first, and the epoch it tells.
+        assigned: Option<(u32, Arc<[u8]>)>,
     },
     /// The asking session shall listen to its conversation from `after` on.
     Invite {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use ringdesk_desk::codec;
-use ringdesk_desk::event::Event;
+use ringdesk_desk::event::{Event, Status};
 use ringdesk_desk::ids::{ConversationId, DeviceId, Party, SiteId};
 use ringdesk_persist::{DiskDone, OpId, ReadSpan, RecordRef, extract, plan_reads};
 use ringdesk_protocol::limits::PAGE_ITEMS_MAX;
@@ -41,7 +41,7 @@ const GAP_BYTES: u32 = 16 << 10;
 #[derive(Clone, Debug)]
 enum Purpose {
     /// Items for a listener, then live if that was all.
-    CatchUp { listener: Subscriber },
+    CatchUp { listener: Subscriber, announced: Option<u32> },
     /// PAGE.
     Page { to: SessionRef, tag: u32, kind: u8, backwards: bool },
     /// The seq of an old key; goes on with the next chunk until it is found.
@@ -160,7 +160,7 @@ impl Owner {
             return;
         }
         let after = if after == FROM_TAIL { view.seq.saturating_sub(TAIL_ITEMS) } else { after };
-        let assigned = (owns && announce).then(|| frames::assigned(&view, after.min(view.seq)));
+        let assigned = (owns && announce).then(|| (view.epoch, frames::assigned(&view, after.min(view.seq))));
         self.hold(Effect::Subscribe { listener, conversation, after, assigned });
     }
 
@@ -169,7 +169,7 @@ impl Owner {
         &mut self,
         listener: Subscriber,
         conversation: ConversationId,
-        after: u64,
+        (after, announced): (u64, Option<u32>),
         mail: &mut Mail<'_>,
     ) {
         let to = listener.session;
@@ -189,7 +189,7 @@ impl Owner {
             mail.send(to.shard, caught(after, false));
             return;
         }
-        let purpose = Purpose::CatchUp { listener };
+        let purpose = Purpose::CatchUp { listener, announced };
         self.plan(purpose, conversation, after + 1, durable.min(after + PAGE_ITEMS_MAX as u64));
     }
 
@@ -294,7 +294,9 @@ impl Owner {
         let site = self.desk.conversation(job.conversation).expect("a job has a conversation").site;
         let items = items_of(&job);
         match job.purpose.clone() {
-            Purpose::CatchUp { listener } => self.finish_catch_up(&job, listener, site, &items, mail),
+            Purpose::CatchUp { listener, announced } => {
+                self.finish_catch_up(&job, (listener, announced), site, &items, mail);
+            }
             Purpose::Page { to, tag, kind, backwards } => {
                 if items.is_empty() {
                     let answer = self.refuse(Code::Damaged, kind, job.conversation).frame(tag);
@@ -312,7 +314,7 @@ impl Owner {
     fn finish_catch_up(
         &mut self,
         job: &Job,
-        listener: Subscriber,
+        (listener, announced): (Subscriber, Option<u32>),
         site: SiteId,
         items: &BTreeMap<u64, Event>,
         mail: &mut Mail<'_>,
@@ -337,6 +339,27 @@ impl Owner {
             frames: out.into(),
         };
         mail.send(to.shard, message);
+        self.announce(job, listener, announced, items);
+    }
+
+    /// An assignment that became durable between a subscription and the end of its catching up reached nobody as a
+    /// push: the listener gets its ASSIGNED now. Held, because the view may be ahead of what is durable.
+    fn announce(
+        &mut self,
+        job: &Job,
+        listener: Subscriber,
+        announced: Option<u32>,
+        items: &BTreeMap<u64, Event>,
+    ) {
+        let Some(agent) = listener.agent else { return };
+        let view = self.desk.conversation(job.conversation).expect("a job has a conversation");
+        let caught = items.values().any(|item| {
+            matches!(item, Event::Changed { status: Status::Assigned, epoch, .. } if *epoch == view.epoch)
+        });
+        if caught && view.agent == Some(agent) && announced != Some(view.epoch) {
+            let frame = frames::assigned(&view, job.last);
+            self.hold(Effect::Answer { to: listener.session, frame });
+        }
     }
 
     fn finish_page(

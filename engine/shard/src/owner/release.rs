@@ -60,10 +60,11 @@ impl Owner {
                 push(to, NO_CONVERSATION, 0, frame, mail);
             }
             Effect::Subscribe { listener, conversation, after, assigned } => {
-                if let Some(frame) = assigned {
+                let announced = assigned.as_ref().map(|(epoch, _)| *epoch);
+                if let Some((_, frame)) = assigned {
                     push(listener.session, conversation, 0, frame, mail);
                 }
-                self.catch_up(listener, conversation, after, mail);
+                self.catch_up(listener, conversation, (after, announced), mail);
             }
             Effect::Invite { to, conversation, after } => {
                 mail.send(to.shard, ShardMessage::Invite { to, conversation, after });
