@@ -151,6 +151,10 @@ impl Device {
     }
 
     fn look_back(&mut self, id: u64, scene: &mut Scene<'_>, out: &mut Vec<u8>) {
+        // One page at a time: an engine may close who asks for much and reads nothing.
+        if self.attempts.values().any(|attempt| matches!(attempt, Attempt::History { .. })) {
+            return;
+        }
         let highest = scene.oracle.conversation(id).highest();
         let limit = scene.rng.range(1, 12) as u16;
         let (before, after) = match scene.rng.below(3) {

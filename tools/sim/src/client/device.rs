@@ -265,12 +265,14 @@ impl Device {
         let agent = self.agent() != 0;
         loop {
             let thread = &self.threads[&id];
-            if scene.now < thread.not_before || (agent && thread.owner_epoch.is_none()) {
+            if scene.now < thread.not_before {
                 break;
             }
-            let Some(at) = thread.queue.iter().take(window).position(|pending| pending.tag.is_none()) else {
+            let mut first = thread.queue.iter().take(window);
+            let Some(at) = first.position(|pending| pending.tag.is_none()) else { break };
+            if agent && thread.owner_epoch.is_none() && !thread.queue[at].sent {
                 break;
-            };
+            }
             let pending = thread.queue[at].clone();
             let owner_epoch = thread.owner_epoch.unwrap_or(0);
             scene.oracle.asks(id, self.id, pending.n, pending.asked);
@@ -278,6 +280,7 @@ impl Device {
             self.say(&keyed(id, pending.n, owner_epoch, pending.asked, &pending.body), tag, out);
             let thread = self.threads.get_mut(&id).expect("it was just there");
             thread.queue[at].tag = Some(tag);
+            thread.queue[at].sent = true;
         }
         self.flush_receipt(id, scene, out);
     }

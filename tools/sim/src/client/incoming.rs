@@ -381,8 +381,8 @@ impl Thread {
         self.owner_epoch = None;
         self.unanswered = 0;
         self.confirmed = self.confirmed_acked;
-        // What is out will be refused or acked by itself; what is not out is given up.
-        if let Some(at) = self.queue.iter().position(|pending| pending.tag.is_none()) {
+        // What was sent will be refused or acked; what never was is given up.
+        if let Some(at) = self.queue.iter().position(|pending| !pending.sent) {
             let n = self.queue[at].n;
             self.abandon(n);
         }

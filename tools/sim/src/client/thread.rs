@@ -15,6 +15,8 @@ pub struct Pending {
     pub body: Vec<u8>,
     /// The tag it is out under on the present connection.
     pub tag: Option<u32>,
+    /// It was sent before: it may be recorded, and only an answer tells.
+    pub sent: bool,
 }
 
 /// A request that was acked, kept for probes.
@@ -71,7 +73,7 @@ impl Thread {
     pub fn push(&mut self, asked: Asked, body: Vec<u8>) {
         let n = self.next_n;
         self.next_n += 1;
-        self.queue.push_back(Pending { n, asked, body, tag: None });
+        self.queue.push_back(Pending { n, asked, body, tag: None, sent: false });
     }
 
     /// The request with this key was recorded.
