@@ -413,5 +413,5 @@ pub(crate) fn take_visitor<'a>(
     rest: &'a [u8],
     field: &'static str,
 ) -> Result<(&'a str, &'a [u8]), WireError> {
-    Text::<1, { limits::VISITOR_BYTES_MAX }>::take(rest, field)
+    Text::<0, { limits::VISITOR_BYTES_MAX }>::take(rest, field)
 }

@@ -133,7 +133,7 @@ impl Shard {
             ShardMessage::Note { from, to, n, note } => self.owner.note(from, to, n, note),
             ShardMessage::Confirm { from, to, upto } => self.owner.confirmed(from, to, upto),
             ShardMessage::HandOver { .. } => panic!("the driver joins hand-overs with their descriptors"),
-            message => self.front.from_owner(message, &mut self.owner, mail),
+            message => self.front.deliver(message, &mut self.owner, mail),
         }
     }
 

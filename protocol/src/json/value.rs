@@ -225,7 +225,7 @@ fn parse_entries(value: &Value<'_>) -> Result<Vec<u8>, WireError> {
     let mut wire = Vec::new();
     for entry in value.list("entries")? {
         let visitor = entry.field("visitor")?.text("visitor")?;
-        if visitor.is_empty() || visitor.len() > limits::VISITOR_BYTES_MAX {
+        if visitor.len() > limits::VISITOR_BYTES_MAX {
             return Err(WireError::Invalid { field: "visitor" });
         }
         let conversation = entry.field("conversation")?.id("conversation")?;

@@ -60,6 +60,9 @@ impl Front {
 
     fn admit(&self, hello: &Hello<'_>) -> Result<Principal, Code> {
         negotiate(hello.version_min, hello.version_max).ok_or(Code::BadVersion)?;
+        if hello.device == 0 {
+            return Err(Code::BadHandshake);
+        }
         let now_s = self.wall_ms / 1000;
         let verified = ticket::verify(&self.settings.ticket_key, hello.ticket, hello.role as u8, now_s);
         let principal = verified.map_err(|error| match error {

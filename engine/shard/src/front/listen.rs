@@ -17,7 +17,7 @@ const LISTENS_MAX: usize = 4096;
 
 impl Front {
     /// A message of an owner for one of the sessions here.
-    pub fn from_owner(&mut self, message: ShardMessage, owner: &mut Owner, mail: &mut Mail<'_>) {
+    pub fn deliver(&mut self, message: ShardMessage, owner: &mut Owner, mail: &mut Mail<'_>) {
         match message {
             ShardMessage::Push { to, seq: 0, frame, .. } => {
                 if self.by_ref(to).is_some_and(|connection| connection.session_mut(to.channel).is_some()) {

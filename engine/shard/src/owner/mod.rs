@@ -326,7 +326,7 @@ impl Owner {
         let frame = frames::queue(
             view.waiting_count(),
             view.oldest_since(),
-            view.waiting().map(|(conversation, since)| (conversation, since, "?")),
+            view.waiting().map(|(conversation, since)| (conversation, since, "")),
         );
         let sessions: Vec<_> = self.floor.all_sessions(slot, site).collect();
         for to in sessions {

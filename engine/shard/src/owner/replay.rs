@@ -62,11 +62,14 @@ pub(super) struct Replayed {
     pub(super) generations: Generations,
 }
 
+/// Records of a slot from other logs, by (slot epoch, position).
+type Kept = BTreeMap<(u32, Position), (RecordRef, Vec<u8>)>;
+
 /// Replay of one shard.
 pub struct Replay {
     config: OwnerConfig,
     state: Replayed,
-    foreign: BTreeMap<Slot, BTreeMap<(u32, Position), (RecordRef, Vec<u8>)>>,
+    foreign: BTreeMap<Slot, Kept>,
     own_seen: bool,
     records: u64,
 }
