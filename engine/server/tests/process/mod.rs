@@ -308,8 +308,7 @@ impl Client {
         self.expect(|message| {
             let ServerMessage::Page { items, more, .. } = message else { return false };
             assert!(!more, "one page holds it");
-            let mut next = 1;
-            for frame in frame::frames(items.as_bytes(), FRAME_BYTES_MAX as u32) {
+            for (expected, frame) in (1..).zip(frame::frames(items.as_bytes(), FRAME_BYTES_MAX as u32)) {
                 let frame = frame.expect("whole frames");
                 let seq = match ServerMessage::decode(frame.header.kind, frame.body).expect("an item") {
                     ServerMessage::Deliver { seq, body, .. } => {
@@ -319,8 +318,7 @@ impl Client {
                     ServerMessage::State { seq, .. } => seq,
                     other => panic!("{other:?} is no item"),
                 };
-                assert_eq!(seq, next, "seqs are dense");
-                next += 1;
+                assert_eq!(seq, expected, "seqs are dense");
             }
             true
         });
