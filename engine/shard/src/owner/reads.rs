@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ringdesk_desk::codec;
 use ringdesk_desk::event::{Event, Status};
-use ringdesk_desk::ids::{ConversationId, DeviceId, Party, SiteId};
+use ringdesk_desk::ids::{ConversationId, DeviceId, Party, Side, SiteId};
 use ringdesk_persist::{DiskDone, OpId, ReadSpan, RecordRef, extract, plan_reads};
 use ringdesk_protocol::limits::PAGE_ITEMS_MAX;
 use ringdesk_protocol::{Code, Items, ServerMessage};
@@ -183,6 +183,7 @@ impl Owner {
         if after >= durable {
             let live = self.index.subscribe(conversation, listener);
             mail.send(to.shard, caught(durable, live));
+            self.show_receipts(conversation, to, live);
             return;
         }
         if !self.reads.has_room() {
@@ -340,6 +341,18 @@ impl Owner {
         };
         mail.send(to.shard, message);
         self.announce(job, listener, announced, items);
+        self.show_receipts(job.conversation, to, live);
+    }
+
+    /// Receipts that moved before a listener went live were pushed to the others only: it gets where they stand. Held,
+    /// because the desk may be ahead of what is durable.
+    fn show_receipts(&mut self, conversation: ConversationId, to: SessionRef, live: bool) {
+        let Some(view) = self.desk.conversation(conversation).filter(|_| live) else { return };
+        let sides = [(Side::Visitor, view.visitor_receipts), (Side::Staff, view.staff_receipts)];
+        for (side, marks) in sides.into_iter().filter(|(_, marks)| marks.delivered > 0) {
+            let frame = frames::receipt(conversation, side, marks.delivered, marks.read);
+            self.hold(Effect::Answer { to, frame });
+        }
     }
 
     /// An assignment that became durable between a subscription and the end of its catching up reached nobody as a
