@@ -257,11 +257,12 @@ fn audit(world: &mut World) {
     }
 }
 
-/// Receipts that were shown still stand: an agent's new session is told them with each of its conversations.
+/// Receipts that were shown still stand: a new session is told them with each conversation it listens to.
 fn audit_receipts(world: &mut World) {
     let mut told = Vec::new();
-    for device in world.devices.iter().filter(|device| device.auditor && device.agent() != 0) {
-        for (id, thread) in device.threads.iter().filter(|(_, thread)| thread.owner_epoch.is_some()) {
+    for device in world.devices.iter().filter(|device| device.auditor) {
+        let visitor = device.agent() == 0;
+        for (id, thread) in device.threads.iter().filter(|(_, thread)| visitor || thread.owner_epoch.is_some()) {
             told.push((*id, thread.receipts));
         }
     }
