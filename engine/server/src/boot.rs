@@ -9,7 +9,7 @@ pub mod fleet;
 pub mod folder;
 pub mod replay;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -38,6 +38,8 @@ use crate::{demo, journal, say};
 
 /// Entries of a descriptor table kept free for connections handed over by other shards.
 const TABLE_RESERVE: u32 = 256;
+/// How long an address in use is tried again.
+const ADDRESS_WAIT: Duration = Duration::from_millis(500);
 /// Largest descriptor table asked for: what one ring was measured with.
 const TABLE_MAX: u32 = 32_768;
 
@@ -116,9 +118,9 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
     for (_, key, endpoint) in &mut endpoints {
         *endpoint = listen_on(key, endpoint, 1)?.endpoint;
     }
-    let http = TcpListener::bind(fixed.listen_http).map_err(|error| {
-        let cause = listen::ListenError { endpoint: Endpoint::Tcp(fixed.listen_http), cause: error };
-        BootError::Address { key: "listen.http", sentence: cause.to_string() }
+    let http = patiently(|| TcpListener::bind(fixed.listen_http), io::Error::kind).map_err(|cause| {
+        let error = listen::ListenError { endpoint: Endpoint::Tcp(fixed.listen_http), cause };
+        address_error("listen.http", &error)
     })?;
     let (directory, first_start) = open_directory(&data)?;
     Ok(Booted {
@@ -150,7 +152,22 @@ fn address_error(key: &'static str, error: &dyn std::fmt::Display) -> BootError 
 }
 
 fn listen_on(key: &'static str, endpoint: &Endpoint, shards: usize) -> Result<listen::Listening, BootError> {
-    listen::open(endpoint, shards).map_err(|error| address_error(key, &error))
+    patiently(|| listen::open(endpoint, shards), |error| error.cause.kind())
+        .map_err(|error| address_error(key, &error))
+}
+
+/// Tries again for [`ADDRESS_WAIT`] while an address is in use: the kernel takes the ring of a killed process down
+/// behind its exit, and the ring holds the listeners.
+fn patiently<T, E>(open: impl Fn() -> Result<T, E>, kind: impl Fn(&E) -> io::ErrorKind) -> Result<T, E> {
+    let began = Instant::now();
+    loop {
+        match open() {
+            Err(error) if kind(&error) == io::ErrorKind::AddrInUse && began.elapsed() < ADDRESS_WAIT => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 fn open_directory(data: &Path) -> Result<(Arc<dyn Directory>, bool), BootError> {
