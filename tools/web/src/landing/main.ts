@@ -1,0 +1,6 @@
+import "../pages.css";
+import "./page.css";
+
+import { translatePage } from "./words";
+
+translatePage();
