@@ -78,7 +78,10 @@ export class Client {
   agent = 0;
   identity = "";
   /** Agents: what this client declares after each WELCOME. */
-  presence: { availability: Availability; capacity: number } = { availability: "online", capacity: CAPACITY_DEFAULT };
+  presence: { availability: Availability; capacity: number } = {
+    availability: "online",
+    capacity: CAPACITY_DEFAULT,
+  };
   readonly #device: Device;
   readonly #sender: Sender;
   readonly #attention: Attention;
@@ -312,7 +315,8 @@ export class Client {
         break;
       case "typing": {
         const thread = this.threads.get(message.conversation);
-        if (thread !== undefined && message.author === thread.other) this.#attention.heard(thread, message.on);
+        if (thread !== undefined && message.author === thread.other)
+          this.#attention.heard(thread, message.on);
         break;
       }
       case "gap":
@@ -456,8 +460,10 @@ export class Client {
     const delay = reject.retry_after_ms > 0 ? reject.retry_after_ms : HISTORY_AGAIN_MS;
     if (call === undefined) {
       // The cursor of a HELLO, or a receipt.
-      if (code === "not_found" && reject.conversation === this.current && this.role === "visitor") this.#startAnew();
-      else if (reject.of === "receipt" && reject.retry_after_ms > 0) this.#attention.again(reject.conversation, delay);
+      if (code === "not_found" && reject.conversation === this.current && this.role === "visitor")
+        this.#startAnew();
+      else if (reject.of === "receipt" && reject.retry_after_ms > 0)
+        this.#attention.again(reject.conversation, delay);
       return;
     }
     if (call.of === "presence") {

@@ -189,10 +189,14 @@ export class Desk {
   #entry(thread: Thread): Entry {
     const last = thread.sorted().at(-1);
     const text =
-      last === undefined ? this.words.noMessages : last.type === "deliver" ? last.body : stateLine(last, false, this.words);
+      last === undefined
+        ? this.words.noMessages
+        : last.type === "deliver"
+          ? last.body
+          : stateLine(last, false, this.words);
     return {
       id: thread.id,
-      visitor: visitorName(thread.visitor),
+      visitor: visitorName(thread.visitor, thread.id),
       own: thread.own,
       status: thread.status,
       unread: thread.unread,
@@ -207,8 +211,12 @@ export class Desk {
   }
 }
 
-/** Anonymous visitors have long random ids: the first few digits tell them apart well enough for a list. */
-export function visitorName(visitor: string): string {
+/**
+ * Anonymous visitors have long random ids: the first few digits tell them apart well enough for a list. The queue
+ * may leave the visitor out; then the end of the conversation's id stands for it.
+ */
+export function visitorName(visitor: string, conversation: string): string {
+  if (visitor === "") return `#${conversation.slice(-6)}`;
   const anonymous = /^v-([0-9a-f]{6})[0-9a-f]+$/.exec(visitor);
   return anonymous === null ? visitor : `v-${anonymous[1]}`;
 }

@@ -88,7 +88,10 @@ export class Attention {
       this.link.send({ type: "typing", conversation, on: true });
     }
     clearTimeout(this.#typingOff.get(conversation));
-    this.#typingOff.set(conversation, setTimeout(() => this.stopTyping(conversation), TYPING_IDLE_MS));
+    this.#typingOff.set(
+      conversation,
+      setTimeout(() => this.stopTyping(conversation), TYPING_IDLE_MS),
+    );
   }
 
   /** The composer is empty, was left alone, or its text was sent. */

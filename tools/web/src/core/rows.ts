@@ -28,7 +28,13 @@ export type Row =
   | { kind: "line" | "day"; key: string; seq: number; text: string };
 
 /** Ticks of a mark; the words for it are read out instead. */
-export const TICKS: Record<Mark, string> = { sending: "○", sent: "✓", delivered: "✓✓", read: "✓✓", failed: "!" };
+export const TICKS: Record<Mark, string> = {
+  sending: "○",
+  sent: "✓",
+  delivered: "✓✓",
+  read: "✓✓",
+  failed: "!",
+};
 
 const locale = (language: Language): string => (language === "zh" ? "zh-CN" : "en-GB");
 
@@ -40,7 +46,11 @@ export function clock(ms: number, language: Language): string {
 export function since(ms: number, now: number, language: Language): string {
   const seconds = Math.max(0, Math.round((now - ms) / 1000));
   const [value, unit] =
-    seconds < 60 ? [seconds, "second"] : seconds < 3600 ? [Math.floor(seconds / 60), "minute"] : [Math.floor(seconds / 3600), "hour"];
+    seconds < 60
+      ? [seconds, "second"]
+      : seconds < 3600
+        ? [Math.floor(seconds / 60), "minute"]
+        : [Math.floor(seconds / 3600), "hour"];
   return new Intl.NumberFormat(locale(language), { style: "unit", unit, unitDisplay: "short" }).format(value);
 }
 
@@ -48,7 +58,9 @@ function day(ms: number, language: Language, words: Words): string {
   const at = new Date(ms).toDateString();
   if (at === new Date().toDateString()) return words.today;
   if (at === new Date(Date.now() - 86_400_000).toDateString()) return words.yesterday;
-  return new Intl.DateTimeFormat(locale(language), { weekday: "long", day: "numeric", month: "long" }).format(ms);
+  return new Intl.DateTimeFormat(locale(language), { weekday: "long", day: "numeric", month: "long" }).format(
+    ms,
+  );
 }
 
 export function stateLine(state: State, forVisitor: boolean, words: Words): string {
@@ -84,7 +96,8 @@ export class Rows {
   of(thread: Thread | undefined): Row[] {
     const gaps = [...(thread?.gaps ?? [])];
     for (const item of thread?.sorted() ?? []) {
-      while (gaps[0] !== undefined && gaps[0].from < item.seq) this.#line(`g${gaps.shift()?.from}`, 0, this.words.gap);
+      while (gaps[0] !== undefined && gaps[0].from < item.seq)
+        this.#line(`g${gaps.shift()?.from}`, 0, this.words.gap);
       this.#days(millisOf(item.at), item.seq);
       if (item.type === "state") {
         this.#line(`s${item.seq}`, item.seq, stateLine(item, this.client.role === "visitor", this.words));
@@ -113,7 +126,11 @@ export class Rows {
     const mine = item.author !== thread.other;
     const other = thread.marks[thread.side === "visitor" ? "staff" : "visitor"];
     const mark = other.read >= item.seq ? "read" : other.delivered >= item.seq ? "delivered" : "sent";
-    const author = mine ? this.words.you : thread.side === "visitor" ? thread.agentName || this.words.someone : this.words.visitor;
+    const author = mine
+      ? this.words.you
+      : thread.side === "visitor"
+        ? thread.agentName || this.words.someone
+        : this.words.visitor;
     const run = `${item.author}${item.agent}`;
     this.#rows.push({
       kind: "message",

@@ -55,7 +55,8 @@ export class Sender {
   }
 
   flushAll(): void {
-    for (const conversation of new Set(this.device.entries.map((e) => e.conversation))) this.flush(conversation);
+    for (const conversation of new Set(this.device.entries.map((e) => e.conversation)))
+      this.flush(conversation);
   }
 
   #send(entry: OutboxEntry): number {

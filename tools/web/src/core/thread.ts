@@ -36,7 +36,10 @@ export class Thread {
   own = false;
   visitor = "";
   since = "";
-  readonly marks: Record<Side, Marks> = { visitor: { delivered: 0, read: 0 }, staff: { delivered: 0, read: 0 } };
+  readonly marks: Record<Side, Marks> = {
+    visitor: { delivered: 0, read: 0 },
+    staff: { delivered: 0, read: 0 },
+  };
   /** Who types, until when (milliseconds since 1970). */
   typing: { author: Author; until: number } | undefined;
   /** Ranges the server no longer keeps. */
@@ -195,7 +198,8 @@ export class Thread {
   get unread(): number {
     let count = 0;
     for (const item of this.items.values()) {
-      if (item.type === "deliver" && item.author === this.other && item.seq > this.marks[this.side].read) count += 1;
+      if (item.type === "deliver" && item.author === this.other && item.seq > this.marks[this.side].read)
+        count += 1;
     }
     return count;
   }

@@ -46,7 +46,11 @@ export async function post<T>(fetcher: Fetch, url: string, body: unknown): Promi
   if (response.ok) return answer as T;
   const code = (answer.code ?? `http_${response.status}`).toLowerCase();
   const retryMs = answer.retry_after_ms ?? Number(response.headers.get("retry-after") ?? 0) * 1000;
-  throw new TicketError(response.status >= 500 || response.status === 429 ? "unreachable" : "refused", code, retryMs);
+  throw new TicketError(
+    response.status >= 500 || response.status === 429 ? "unreachable" : "refused",
+    code,
+    retryMs,
+  );
 }
 
 interface VisitorAnswer {

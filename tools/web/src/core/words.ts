@@ -43,7 +43,12 @@ const en = {
   visitorAssigned: (who: string) => `${who} joined the conversation`,
   visitorLost: "Your agent had to leave. The next free one will go on from here.",
   visitorResolved: "This conversation has ended. Write again whenever you like.",
-  visitorStatus: { open: "We are here to help", queued: "Waiting for an agent", assigned: "", resolved: "Ended" },
+  visitorStatus: {
+    open: "We are here to help",
+    queued: "Waiting for an agent",
+    assigned: "",
+    resolved: "Ended",
+  },
   talkingTo: (who: string) => `You are talking to ${who}`,
   agentQueued: "Waiting in the queue",
   agentReopened: "The visitor came back",
@@ -55,7 +60,8 @@ const en = {
   site: "Site",
   account: "Login",
   password: "Password",
-  loginHelp: "The first start prints the passwords of the demo agents and keeps them in demo-passwords.txt of the data folder.",
+  loginHelp:
+    "The first start prints the passwords of the demo agents and keeps them in demo-passwords.txt of the data folder.",
   loginWrong: "Site, login or password is wrong.",
   loginBusy: "Too many attempts. Try again after a moment.",
   loginUnreachable: "The server does not answer. Try again.",

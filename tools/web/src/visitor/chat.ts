@@ -10,12 +10,28 @@ import { type Row, Rows, TICKS } from "../core/rows";
 import type { Thread } from "../core/thread";
 import { VisitorTickets } from "../core/tickets";
 import { BODY_BYTES_MAX, utf8Bytes } from "../core/wire";
-import { chooseLanguage, type Language, otherLanguage, preferredLanguage, type Words, wordsOf } from "../core/words";
+import {
+  chooseLanguage,
+  type Language,
+  otherLanguage,
+  preferredLanguage,
+  type Words,
+  wordsOf,
+} from "../core/words";
 import { style } from "./style";
 
 const icon = (path: string): TemplateResult =>
-  html`<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round"
-    stroke-linejoin="round" aria-hidden="true">${svg`<path d=${path}></path>`}</svg>`;
+  html`<svg
+    viewBox="0 0 24 24"
+    fill="none"
+    stroke="currentColor"
+    stroke-width="2"
+    stroke-linecap="round"
+    stroke-linejoin="round"
+    aria-hidden="true"
+  >
+    ${svg`<path d=${path}></path>`}
+  </svg>`;
 const SPEECH = "M21 12a8 8 0 0 1-8 8H4l2-3.2A8 8 0 1 1 21 12Z";
 const CROSS = "M6 6l12 12M18 6 6 18";
 const ARROW = "M12 19V5M5 12l7-7 7 7";
@@ -92,7 +108,14 @@ export class RingdeskChat extends LitElement {
     const device = await claimDevice(cabinet("sessionStorage"), `ringdesk.visitor.${this.site}.device`);
     if (this.#gone) return;
     const tickets = new VisitorTickets(this.site, local, this.endpoint);
-    const client = new Client({ role: "visitor", site: this.site, device, local, tickets, connect: connectWebSocket });
+    const client = new Client({
+      role: "visitor",
+      site: this.site,
+      device,
+      local,
+      tickets,
+      connect: connectWebSocket,
+    });
     this.#client = client;
     this.#stops.push(client.subscribe(() => this.requestUpdate()));
     this.#stops.push(
@@ -142,7 +165,8 @@ export class RingdeskChat extends LitElement {
     const log = this.#log;
     if (log === null) return;
     if (this.#atEnd || changed.has("open")) log.scrollTop = log.scrollHeight;
-    else if (this.#fromEnd !== undefined && log.scrollTop < NEAR_PX) log.scrollTop = log.scrollHeight - this.#fromEnd;
+    else if (this.#fromEnd !== undefined && log.scrollTop < NEAR_PX)
+      log.scrollTop = log.scrollHeight - this.#fromEnd;
     this.#look();
     // A short first page leaves room above: fill it.
     if (log.scrollHeight <= log.clientHeight) this.#client?.older(this.#client.current);
@@ -251,18 +275,37 @@ export class RingdeskChat extends LitElement {
           </div>
         </div>
         <button class="plain" lang=${other.language} @click=${this.#switchLanguage}>${other.name}</button>
-        <button class="plain" aria-label=${words.closeChat} @click=${() => this.toggle(false)}>${icon(CROSS)}</button>
+        <button class="plain" aria-label=${words.closeChat} @click=${() => this.toggle(false)}>
+          ${icon(CROSS)}
+        </button>
       </header>
-      <div class="log" role="log" aria-live="polite" tabindex="0" aria-label=${words.chat} @scroll=${this.#scrolled}>
+      <div
+        class="log"
+        role="log"
+        aria-live="polite"
+        tabindex="0"
+        aria-label=${words.chat}
+        @scroll=${this.#scrolled}
+      >
         ${thread?.more ? html`<div class="line">${words.loadingOlder}</div>` : nothing}
         ${rows.length === 0 ? html`<div class="welcome"><strong>${words.greeting}</strong>${words.greetingMore}</div>` : nothing}
-        ${repeat(rows, (row) => row.key, (row) => this.#row(row))}
+        ${repeat(
+          rows,
+          (row) => row.key,
+          (row) => this.#row(row),
+        )}
       </div>
       <div class="typing" aria-live="polite">${typing}</div>
       ${this.warning === "" ? nothing : html`<div class="warn" role="alert">${this.warning}</div>`}
       <form @submit=${this.#submit}>
-        <textarea rows="1" aria-label=${words.write} placeholder=${words.write} enterkeyhint="send"
-          @input=${this.#typed} @keydown=${this.#key}></textarea>
+        <textarea
+          rows="1"
+          aria-label=${words.write}
+          placeholder=${words.write}
+          enterkeyhint="send"
+          @input=${this.#typed}
+          @keydown=${this.#key}
+        ></textarea>
         <button class="go" aria-label=${words.send}>${icon(ARROW)}</button>
       </form>
     </section>`;
@@ -270,7 +313,12 @@ export class RingdeskChat extends LitElement {
 
   #row(row: Row): TemplateResult {
     if (row.kind !== "message") return html`<div class=${row.kind} data-seq=${row.seq}>${row.text}</div>`;
-    const classes = ["message", row.mine ? "mine" : "", row.first ? "first" : "", row.failure ? "failed" : ""];
+    const classes = [
+      "message",
+      row.mine ? "mine" : "",
+      row.first ? "first" : "",
+      row.failure ? "failed" : "",
+    ];
     const mark = row.mark;
     const words = this.#words;
     return html`<div class=${classes.join(" ")} data-seq=${row.seq} data-mark=${mark ?? nothing}>
@@ -278,8 +326,13 @@ export class RingdeskChat extends LitElement {
       <div class="body">${row.body}</div>
       <div class="meta">
         <time>${row.time}</time>
-        ${mark ? html`<span class="mark ${mark}" title=${words.mark[mark]} aria-hidden="true">${TICKS[mark]}</span
-              ><span class="hidden">${words.mark[mark]}</span>` : nothing}
+        ${
+          mark
+            ? html`<span class="mark ${mark}" title=${words.mark[mark]} aria-hidden="true"
+                  >${TICKS[mark]}</span
+                ><span class="hidden">${words.mark[mark]}</span>`
+            : nothing
+        }
       </div>
       ${row.failure ? this.#failure(row.failure) : nothing}
     </div>`;

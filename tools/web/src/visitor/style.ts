@@ -14,7 +14,13 @@ export const style = css`
     --read: #0f6e66;
     --warn: #a33b1f;
     --shadow: 0 12px 40px rgb(10 30 26 / 22%);
-    font: 15px/1.45 system-ui, -apple-system, "Segoe UI", "PingFang SC", "Microsoft YaHei", sans-serif;
+    font:
+      15px/1.45 system-ui,
+      -apple-system,
+      "Segoe UI",
+      "PingFang SC",
+      "Microsoft YaHei",
+      sans-serif;
     color: var(--text);
     color-scheme: light dark;
     position: fixed;

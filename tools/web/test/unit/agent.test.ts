@@ -21,12 +21,18 @@ const thread = (tab: Tab) => tab.client.threads.get(CONVERSATION);
 
 test("presence follows every WELCOME, with a number of its own", async () => {
   const tab = await agent();
-  assert.deepEqual(tab.socket.of("presence").map((m) => [m["n"], m["availability"], m["capacity"]]), [[1, "online", 5]]);
+  assert.deepEqual(
+    tab.socket.of("presence").map((m) => [m["n"], m["availability"], m["capacity"]]),
+    [[1, "online", 5]],
+  );
   tab.client.declare("away", 3);
   tab.socket.cut();
   await pass(BACKOFF_FIRST_MS);
   await tab.welcome();
-  assert.deepEqual(tab.socket.of("presence").map((m) => [m["n"], m["availability"], m["capacity"]]), [[3, "away", 3]]);
+  assert.deepEqual(
+    tab.socket.of("presence").map((m) => [m["n"], m["availability"], m["capacity"]]),
+    [[3, "away", 3]],
+  );
 });
 
 test("older news than the ASSIGNED does not take the conversation away, later news does", async () => {
@@ -50,7 +56,10 @@ test("after ASSIGNED the newest items are read, and unread ones counted from the
   tab.socket.say(page(history["tag"], items, true));
   assert.equal(thread(tab)?.unread, 2);
   await pass(200);
-  assert.deepEqual(tab.socket.of("receipt").map((m) => [m["delivered"], m["read"]]), [[50, 0]]);
+  assert.deepEqual(
+    tab.socket.of("receipt").map((m) => [m["delivered"], m["read"]]),
+    [[50, 0]],
+  );
 });
 
 test("sends carry the epoch; a stale one waits for the ASSIGNED that mends it", async () => {
@@ -71,7 +80,13 @@ test("a stale send of a conversation that went to another fails and stays visibl
   tab.reject(tab.socket.of("send")[1]!, "STALE_OWNER", { detail: 2 });
   tab.socket.say(state(1, "assigned", "assigned", 2, 8));
   await pass(OWNER_WAIT_MS * 2);
-  assert.deepEqual(tab.client.unsent(CONVERSATION).map((e) => [e.body, e.failed]), [["one", "stale_owner"], ["two", "stale_owner"]]);
+  assert.deepEqual(
+    tab.client.unsent(CONVERSATION).map((e) => [e.body, e.failed]),
+    [
+      ["one", "stale_owner"],
+      ["two", "stale_owner"],
+    ],
+  );
 });
 
 test("RESOLVE shares the count of SEND and goes out again after a break", async () => {
@@ -82,9 +97,18 @@ test("RESOLVE shares the count of SEND and goes out again after a break", async 
   tab.socket.cut();
   await pass(BACKOFF_FIRST_MS);
   await tab.welcome();
-  assert.deepEqual(tab.socket.sent.filter((m) => m["n"] && m["conversation"]).map((m) => [m["type"], m["n"]]), [["send", 1], ["resolve", 2]]);
+  assert.deepEqual(
+    tab.socket.sent.filter((m) => m["n"] && m["conversation"]).map((m) => [m["type"], m["n"]]),
+    [
+      ["send", 1],
+      ["resolve", 2],
+    ],
+  );
   tab.reject(tab.socket.last("resolve"), "RESOLVED");
-  assert.deepEqual(tab.client.unsent(CONVERSATION).map((e) => e.body), ["bye"]);
+  assert.deepEqual(
+    tab.client.unsent(CONVERSATION).map((e) => e.body),
+    ["bye"],
+  );
 });
 
 test("an ASSIGNED ahead of what is held is caught up by history", async () => {

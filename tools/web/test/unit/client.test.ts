@@ -22,10 +22,16 @@ const sent = (tab: Tab): [number, string][] => tab.socket.of("send").map((m) => 
 
 test("a visitor says hello, opens and sends; the item replaces the acknowledged text without doubling it", async () => {
   const tab = await visitor();
-  assert.deepEqual(tab.socket.of("open").map((m) => m["n"]), [1]);
+  assert.deepEqual(
+    tab.socket.of("open").map((m) => m["n"]),
+    [1],
+  );
   tab.client.send(CONVERSATION, "hi");
   tab.client.send(CONVERSATION, "there");
-  assert.deepEqual(sent(tab), [[1, "hi"], [2, "there"]]);
+  assert.deepEqual(sent(tab), [
+    [1, "hi"],
+    [2, "there"],
+  ]);
   tab.ack(tab.socket.of("send")[0]!, 1);
   assert.deepEqual(tab.bodies, ["hi"]);
   assert.equal(tab.client.threads.get(CONVERSATION)?.cursor, 0, "an ACK does not move the cursor");
@@ -33,7 +39,10 @@ test("a visitor says hello, opens and sends; the item replaces the acknowledged 
   tab.socket.say(message(1, "visitor", "hi", key));
   assert.deepEqual(tab.bodies, ["hi"]);
   assert.equal(tab.client.threads.get(CONVERSATION)?.cursor, 1);
-  assert.deepEqual(tab.client.unsent(CONVERSATION).map((e) => e.body), ["there"]);
+  assert.deepEqual(
+    tab.client.unsent(CONVERSATION).map((e) => e.body),
+    ["there"],
+  );
 });
 
 test("after a break the same numbers go out again, in order, and the cursor says where the stream went on", async () => {
@@ -45,7 +54,10 @@ test("after a break the same numbers go out again, in order, and the cursor says
   await pass(BACKOFF_FIRST_MS);
   const hello = await tab.welcome();
   assert.deepEqual(hello["cursors"], [{ conversation: CONVERSATION, epoch: 1, seq: 1 }]);
-  assert.deepEqual(sent(tab), [[2, "b"], [3, "c"]]);
+  assert.deepEqual(sent(tab), [
+    [2, "b"],
+    [3, "c"],
+  ]);
   assert.equal(tab.socket.of("open").length, 0, "the conversation is known");
 });
 
@@ -60,7 +72,10 @@ test("a reload keeps the device, its numbers and what was not acknowledged", asy
   assert.equal(hello["device"], device);
   assert.deepEqual(sent(tab), [[2, "b"]]);
   tab.client.send(CONVERSATION, "c");
-  assert.deepEqual(sent(tab), [[2, "b"], [3, "c"]]);
+  assert.deepEqual(sent(tab), [
+    [2, "b"],
+    [3, "c"],
+  ]);
 });
 
 test("an item that shows an own key is as good as its ACK", async () => {
@@ -78,7 +93,11 @@ test("an item that shows an own key is as good as its ACK", async () => {
 
 test("items at or below the cursor are dropped, each is shown once", async () => {
   const tab = await visitor();
-  const items = [message(1, "visitor", "a"), state(2, "queued", "first_message", 0), message(3, "agent", "b")];
+  const items = [
+    message(1, "visitor", "a"),
+    state(2, "queued", "first_message", 0),
+    message(3, "agent", "b"),
+  ];
   for (const item of [...items, items[0]!, items[2]!]) tab.socket.say(item);
   assert.deepEqual(tab.bodies, ["a", "(queued)", "b"]);
   tab.socket.say(message(3, "agent", "other text under a known seq"));
@@ -130,7 +149,11 @@ test("BUSY: from the refused one on, all goes out again under the same numbers",
   await pass(990);
   assert.equal(sent(tab).length, 3);
   await pass(300);
-  assert.deepEqual(sent(tab).slice(3), [[1, "a"], [2, "b"], [3, "c"]]);
+  assert.deepEqual(sent(tab).slice(3), [
+    [1, "a"],
+    [2, "b"],
+    [3, "c"],
+  ]);
 });
 
 test("what is refused for good gives its number to the next and stays on the screen", async () => {
@@ -144,7 +167,10 @@ test("what is refused for good gives its number to the next and stays on the scr
   const [failed] = tab.client.unsent(CONVERSATION);
   assert.equal(failed?.failed, "too_large");
   assert.equal(tab.client.discard(failed!.id), "bad");
-  assert.deepEqual(tab.client.unsent(CONVERSATION).map((e) => e.body), ["good"]);
+  assert.deepEqual(
+    tab.client.unsent(CONVERSATION).map((e) => e.body),
+    ["good"],
+  );
 });
 
 test("a lost count is taken from the server", async () => {
@@ -202,9 +228,24 @@ test("a conversation the server does not know is replaced, and what is pending m
   tab.socket.cut();
   await pass(BACKOFF_FIRST_MS);
   await tab.welcome();
-  tab.socket.say({ type: "reject", code: "NOT_FOUND", of: "hello", conversation: CONVERSATION, retry_after_ms: 0, detail: 0, sentence: "" });
+  tab.socket.say({
+    type: "reject",
+    code: "NOT_FOUND",
+    of: "hello",
+    conversation: CONVERSATION,
+    retry_after_ms: 0,
+    detail: 0,
+    sentence: "",
+  });
   const open = tab.socket.last("open");
-  tab.socket.say({ type: "ack", tag: open["tag"], conversation: "00a4000000000002", seq: 0, n: open["n"], duplicate: false });
+  tab.socket.say({
+    type: "ack",
+    tag: open["tag"],
+    conversation: "00a4000000000002",
+    seq: 0,
+    n: open["n"],
+    duplicate: false,
+  });
   await settle();
   assert.equal(tab.client.current, "00a4000000000002");
   assert.deepEqual(tab.socket.of("send").at(-1)?.["conversation"], "00a4000000000002");
@@ -253,11 +294,26 @@ test("silence is broken by PING, and a peer that stays silent is left", async ()
 });
 
 test("delays double, carry jitter and end at a maximum", () => {
-  assert.equal(backoffMs(0, 0, () => 0), BACKOFF_FIRST_MS / 2);
-  assert.equal(backoffMs(0, 0, () => 0.999), Math.round(BACKOFF_FIRST_MS * 0.9995));
-  assert.equal(backoffMs(3, 0, () => 0), BACKOFF_FIRST_MS * 4);
-  assert.equal(backoffMs(60, 0, () => 0.9999999), BACKOFF_MAX_MS);
-  assert.equal(backoffMs(0, 9_000, () => 0), 9_000);
+  assert.equal(
+    backoffMs(0, 0, () => 0),
+    BACKOFF_FIRST_MS / 2,
+  );
+  assert.equal(
+    backoffMs(0, 0, () => 0.999),
+    Math.round(BACKOFF_FIRST_MS * 0.9995),
+  );
+  assert.equal(
+    backoffMs(3, 0, () => 0),
+    BACKOFF_FIRST_MS * 4,
+  );
+  assert.equal(
+    backoffMs(60, 0, () => 0.9999999),
+    BACKOFF_MAX_MS,
+  );
+  assert.equal(
+    backoffMs(0, 9_000, () => 0),
+    9_000,
+  );
 });
 
 test("receipts: stored is said at once, read only when somebody looks, and both once", async () => {
@@ -274,7 +330,10 @@ test("receipts: stored is said at once, read only when somebody looks, and both 
   tab.client.look(CONVERSATION);
   assert.equal(tab.client.threads.get(CONVERSATION)?.unread, 0);
   await pass(200);
-  assert.deepEqual(values(), [[3, 0], [3, 3]]);
+  assert.deepEqual(values(), [
+    [3, 0],
+    [3, 3],
+  ]);
   tab.client.look(undefined);
   tab.client.look(CONVERSATION);
   await pass(200);

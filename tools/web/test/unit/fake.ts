@@ -53,7 +53,8 @@ export class FakeSocket implements Socket {
   }
   last(type: string): Sent {
     const found = this.of(type).at(-1);
-    if (found === undefined) throw new Error(`no ${type} was sent, only ${this.sent.map((m) => m["type"]).join()}`);
+    if (found === undefined)
+      throw new Error(`no ${type} was sent, only ${this.sent.map((m) => m["type"]).join()}`);
     return found;
   }
 }
@@ -199,7 +200,12 @@ export class Tab {
   }
 }
 
-export function message(seq: number, author: Author, body: string, key?: { device: string; n: number }): Deliver {
+export function message(
+  seq: number,
+  author: Author,
+  body: string,
+  key?: { device: string; n: number },
+): Deliver {
   return {
     type: "deliver",
     conversation: CONVERSATION,
