@@ -1,0 +1,128 @@
+# Entry points, thin: each target is the commands one would type. Rust 1.95 and Node 20.19 (or 22.12) are taken for
+# granted; whatever else a target needs is installed when make runs as root on Debian, and named in a sentence otherwise.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+DATA ?= data
+SEEDS ?= 10000
+CYCLES ?= 20
+CASES ?= 20000
+BENCH_SECONDS ?= 10
+JOBS ?= $(shell nproc)
+
+# --locked: a lock file that does not match is an error, not a silent upgrade.
+CARGO ?= cargo
+LOCKED ?= --locked
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET)/release
+
+WEB := tools/web
+WEB_MODULES := $(WEB)/node_modules/.package-lock.json
+WEB_DIST := $(WEB)/dist/index.html
+WEB_SOURCES := $(shell find $(WEB)/src $(WEB)/public -type f 2>/dev/null) \
+	$(wildcard $(WEB)/*.html $(WEB)/*.ts $(WEB)/*.js $(WEB)/package.json)
+
+# $(call need,COMMAND,DEBIAN PACKAGE): the command, installed if possible, or one sentence that says what is missing.
+need = command -v $(1) >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2); } \
+	|| { echo "$(1) is missing: install it (Debian and Ubuntu: apt-get install $(2))." >&2; exit 1; }
+# Toolchains are not in a distribution's packages in the version needed.
+need_toolchain = command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
+
+.PHONY: help run test check fmt clippy tidy web web-test browser-test build bench crash sim long loom miri deny package clean tools
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
+
+tools:
+	@$(call need_toolchain,cargo,install Rust 1.95 (https://rustup.rs).)
+	@$(call need_toolchain,npm,install Node 20.19 or 22.12 and later (https://nodejs.org).)
+	@$(call need,cc,gcc libc6-dev)
+
+run: build ## build everything and serve on this machine; prints two links (DATA=data)
+	exec $(RELEASE)/ringdeskd --data $(DATA)
+
+# Cheap and telling first. One cargo invocation runs all Rust tests, so that each runner's closing line is printed.
+test: tools check web web-test ## everything a change has to pass
+	$(CARGO) test $(LOCKED) --workspace
+	$(MAKE) --no-print-directory browser-test
+
+check: fmt tidy clippy ## format, tree checks, lints: no tests
+
+fmt:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+
+tidy: ## dependencies between crates, names, lengths, unfinished places, documents
+	$(CARGO) run --quiet $(LOCKED) -p ringdesk-tidy
+
+build: tools web
+	$(CARGO) build $(LOCKED) --release -p ringdesk-server -p ringdesk-cli
+
+web: $(WEB_DIST) ## build the pages when their sources are newer
+
+$(WEB_MODULES): $(WEB)/package.json $(WEB)/package-lock.json
+	cd $(WEB) && npm ci --no-progress
+	touch $@
+
+$(WEB_DIST): $(WEB_MODULES) $(WEB_SOURCES)
+	cd $(WEB) && npm run build
+	touch $@
+
+web-test: $(WEB_MODULES)
+	cd $(WEB) && npm test
+
+browser-test: build ## a conversation in Chromium against the release server, with kill -9 in the middle
+	@$(call need,chromium,chromium)
+	cd $(WEB) && RINGDESKD="$(abspath $(RELEASE))/ringdeskd" CHROMIUM="$$(command -v chromium)" npm run test:browser
+
+bench: build ## measure this machine: 1,000 visitors, 50 agents (writes target/bench.json)
+	$(CARGO) build $(LOCKED) --release -p ringdesk-bench
+	rm -rf $(TARGET)/bench-data $(TARGET)/bench.stderr
+	$(RELEASE)/ringdeskd --data $(TARGET)/bench-data >$(TARGET)/bench.stdout 2>$(TARGET)/bench.stderr & server=$$!; \
+	trap 'kill $$server 2>/dev/null; wait $$server || true' EXIT; \
+	for _ in {1..100}; do \
+		grep -q '^ready' $(TARGET)/bench.stdout && break; \
+		kill -0 $$server 2>/dev/null || { cat $(TARGET)/bench.stderr >&2; exit 1; }; sleep 0.1; \
+	done; \
+	$(RELEASE)/ringbench run chat --visitors 1000 --agents 50 --seconds $(BENCH_SECONDS) \
+		--data $(TARGET)/bench-data --json $(TARGET)/bench.json
+
+crash: build ## kill -9 under load, CYCLES=20 times, against a ledger kept outside the server
+	$(CARGO) build $(LOCKED) --release -p ringdesk-bench
+	rm -rf $(TARGET)/crash-data
+	$(RELEASE)/ringbench crash --server $(RELEASE)/ringdeskd --data $(TARGET)/crash-data --cycles $(CYCLES)
+
+sim: tools ## SEEDS=10000 simulated runs under faults
+	$(CARGO) run $(LOCKED) --release -p ringdesk-sim -- --seeds $(SEEDS) --jobs $(JOBS)
+
+long: tools ## the property tests of log and desk with many cases (CASES=20000) and long cuts
+	PERSIST_LONG=1 PERSIST_CASES=$(CASES) $(CARGO) test $(LOCKED) --release -p ringdesk-persist
+	RINGDESK_DESK_CASES=$(CASES) $(CARGO) test $(LOCKED) --release -p ringdesk-desk
+
+loom: tools ## every interleaving of lanes and doorbells, in a build of its own
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(TARGET)/loom $(CARGO) test $(LOCKED) --release -p ringdesk-ring --test loom
+
+miri: tools ## the unsafe code of the lanes under Miri (nightly Rust, a few cases of each property)
+	@cargo +nightly miri --version >/dev/null 2>&1 \
+		|| { echo "Miri is missing: rustup toolchain install nightly --component miri,rust-src." >&2; exit 1; }
+	MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=8 CARGO_TARGET_DIR=$(TARGET)/miri \
+		cargo +nightly miri test $(LOCKED) -p ringdesk-ring --test lane
+
+deny: tools ## licences, sources and advisories of the dependencies
+	@$(call need_toolchain,cargo-deny,cargo install --locked cargo-deny.)
+	$(CARGO) deny check
+
+package: build ## a .deb with the systemd unit, in target/
+	@$(call need,dpkg-deb,dpkg)
+	@$(call need,systemd-analyze,systemd)
+	tools/packaging/build-deb $(RELEASE) $(TARGET)
+
+clean: ## remove what was built; data folders stay
+	$(CARGO) clean
+	rm -rf $(WEB)/dist $(WEB)/.unit $(WEB)/node_modules
