@@ -120,3 +120,104 @@ fn line(record: &Record<'_>) -> Value {
     }
     line
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use ringdesk_desk::event::Event;
+    use ringdesk_desk::ids::{Hlc, Slot};
+    use ringdesk_persist::{Appender, DiskDone, DiskOp, Geometry, Tail};
+
+    use super::*;
+
+    struct Stopped(PathBuf);
+
+    impl Drop for Stopped {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// A data folder with one log of `records` records, written by the appender itself.
+    fn stopped(name: &str, records: usize) -> Stopped {
+        let data = std::env::temp_dir().join(format!("ringdesk-logs-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&data);
+        fs::create_dir_all(data.join("log/0000")).expect("folder");
+        fs::write(data.join("LOCK"), "1\n").expect("lock");
+        let meta = Meta { data_set: 1, boot_epoch: 1, log_epoch: 1, logs: 1 };
+        fs::write(data.join("META"), meta.encode()).expect("META");
+        let mut appender = Appender::new(Geometry::small(LogId(0)), Tail::fresh(LogId(0)));
+        let (mut files, mut ops, mut now) = (BTreeMap::new(), Vec::new(), 0);
+        for number in 0..records {
+            let mut payload = Vec::new();
+            codec::encode(
+                &[Event::Booted { slot: Slot(5), at: Hlc::from_millis(number as u64) }],
+                &mut payload,
+            );
+            appender.stage(5, 1, &payload).expect("room");
+            // Long enough that the mark is due before the next record.
+            for _ in 0..8 {
+                now += 20_000_000;
+                appender.poll(now, 1_000, &mut ops);
+                for op in ops.drain(..) {
+                    appender.complete(carry_out(op, &mut files)).expect("no failure");
+                }
+            }
+        }
+        for (segment, bytes) in files {
+            fs::write(data.join(segment_file(LogId(0), segment)), bytes).expect("segment");
+        }
+        Stopped(data)
+    }
+
+    fn carry_out(op: DiskOp, files: &mut BTreeMap<u32, Vec<u8>>) -> DiskDone {
+        match op {
+            DiskOp::Create { op, segment, bytes, header, .. } => {
+                let mut file = vec![0; usize::try_from(bytes).expect("small")];
+                file[..header.len()].copy_from_slice(header.as_bytes());
+                files.insert(segment, file);
+                DiskDone { op, result: Ok(0), pages: Some(header) }
+            }
+            DiskOp::Write { op, segment, offset, pages, .. } => {
+                let at = usize::try_from(offset).expect("small");
+                let file = files.get_mut(&segment).expect("created before");
+                file[at..at + pages.len()].copy_from_slice(pages.as_bytes());
+                DiskDone { op, result: Ok(pages.len() as u32), pages: Some(pages) }
+            }
+            other => panic!("{other:?} is not expected of a fresh log"),
+        }
+    }
+
+    #[test]
+    fn a_whole_log_verifies_and_shows_its_events() {
+        let folder = stopped("whole", 5);
+        verify(&folder.0).expect("whole");
+        let mut lines = Vec::new();
+        scan(&folder.0, LogId(0), &mut |record| lines.push(line(&record))).expect("readable");
+        assert_eq!(lines.len(), 5);
+        assert_eq!(lines[4]["events"][0], json!({ "type": "booted", "slot": 5, "at_ms": 4 }));
+    }
+
+    #[test]
+    fn a_flipped_bit_is_found() {
+        let folder = stopped("flipped", 5);
+        let path = folder.0.join(segment_file(LogId(0), 0));
+        let mut bytes = fs::read(&path).expect("segment");
+        bytes[512 + 60] ^= 4;
+        fs::write(&path, bytes).expect("written");
+        assert_eq!(verify(&folder.0).expect_err("damaged").code, Failure::DAMAGED);
+        assert_eq!(dump(&folder.0).expect_err("damaged").code, Failure::DAMAGED);
+    }
+
+    #[test]
+    fn a_running_server_is_left_alone() {
+        let folder = stopped("running", 1);
+        let lock = File::open(folder.0.join("LOCK")).expect("lock");
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("ours");
+        let failure = verify(&folder.0).expect_err("locked");
+        assert_eq!(failure.code, Failure::FOLDER);
+        assert!(failure.sentence.contains("in use by process 1"), "{failure}");
+    }
+}
