@@ -61,6 +61,11 @@ impl Conversation {
         }
     }
 
+    #[cfg(feature = "planted")]
+    pub(crate) fn forget_devices(&mut self) {
+        self.devices.clear();
+    }
+
     pub(crate) fn seq(&self) -> u64 {
         u64::from(self.seq)
     }

@@ -140,6 +140,13 @@ impl Desk {
         self.states().flat_map(|(slot, state)| state.sites.keys().map(move |site| (slot, *site)))
     }
 
+    /// Forgets the keys of every conversation: a bug, planted to see it found.
+    #[cfg(feature = "planted")]
+    pub fn forget_devices(&mut self) {
+        let slots = self.slots.iter_mut().flatten();
+        slots.flat_map(|slot| slot.conversations.values_mut()).for_each(|known| known.forget_devices());
+    }
+
     /// Number of conversations.
     pub fn conversations(&self) -> u64 {
         self.conversations

@@ -45,6 +45,15 @@ impl<T> Gate<T> {
         self.held.front().is_some_and(|(after, _)| *after <= durable)
     }
 
+    /// Takes out held effects out of turn: what a planted bug does, and nothing else may.
+    #[cfg(feature = "planted")]
+    pub fn leak(&mut self, mut which: impl FnMut(&T) -> bool) -> Vec<T> {
+        let (early, held) = self.held.drain(..).partition(|(_, effect)| which(effect));
+        self.held = held;
+        let early: VecDeque<(Lsn, T)> = early;
+        early.into_iter().map(|(_, effect)| effect).collect()
+    }
+
     /// Whether new requests still find room.
     pub fn has_room(&self) -> bool {
         self.held.len() < GATE_ENTRIES_MAX

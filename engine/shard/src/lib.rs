@@ -17,6 +17,7 @@ pub mod io;
 mod mail;
 pub mod message;
 mod owner;
+pub mod planted;
 pub mod report;
 pub mod router;
 pub mod settings;

@@ -137,6 +137,21 @@ impl Buffers {
         }
     }
 
+    /// Fills the first buffer of a send in flight with other bytes: a bug, planted to see it found.
+    #[cfg(feature = "planted")]
+    pub fn scribble(&mut self, other: &[u8]) {
+        use ringdesk_shard::planted::{self, Bug};
+        let lent =
+            self.places.iter_mut().filter(|place| place.lent).find_map(|place| match &mut place.content {
+                Content::Bytes(bytes) => Some(bytes),
+                _ => None,
+            });
+        if let Some(bytes) = lent.filter(|_| planted::on(Bug::ReuseBuffer)) {
+            let len = bytes.len().min(other.len());
+            bytes[..len].copy_from_slice(&other[..len]);
+        }
+    }
+
     /// Number of buffers in flight.
     pub fn in_flight(&self) -> usize {
         self.lent

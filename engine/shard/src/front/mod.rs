@@ -24,6 +24,7 @@ use crate::io::{ConnId, ListenerKind, Output};
 use crate::mail::Mail;
 use crate::message::{SessionRef, ShardMessage, Transport};
 use crate::owner::Owner;
+use crate::planted::{self, Bug};
 use crate::report::ShardReport;
 use crate::settings::Settings;
 
@@ -234,6 +235,9 @@ impl Front {
         } else if matches!(connection.phase, Phase::Leaving { .. }) {
             let phase = std::mem::replace(&mut connection.phase, Phase::Gone);
             let (conn, Phase::Leaving { to, state }) = (connection.id, phase) else { return };
+            if planted::on(Bug::HandOverArmed) {
+                mail.output(Output::Receive { conn, once: false });
+            }
             mail.output(Output::HandOver { conn, to, state });
             self.connections[index as usize] = None;
             self.open -= 1;

@@ -12,6 +12,8 @@ use crate::ask::FROM_TAIL;
 use crate::frames;
 use crate::mail::Mail;
 use crate::message::{SessionRef, ShardMessage};
+#[cfg(feature = "planted")]
+use crate::planted::{self, Bug};
 
 /// Frames outside any conversation's order carry this.
 const NO_CONVERSATION: ConversationId = ConversationId(0);
@@ -23,6 +25,8 @@ fn push(to: SessionRef, conversation: ConversationId, seq: u64, frame: Arc<[u8]>
 impl Owner {
     /// Releases all that has become durable.
     pub(super) fn release(&mut self, mail: &mut Mail<'_>) {
+        #[cfg(feature = "planted")]
+        self.leak(mail);
         let Some(durable) = self.appender.durable() else { return };
         while let Some((lsn, effect)) = self.gate.release(durable) {
             let record = self.record_of(lsn);
@@ -30,6 +34,18 @@ impl Owner {
         }
         while self.released.front().is_some_and(|(lsn, _)| *lsn <= durable) {
             self.released.pop_front();
+        }
+    }
+
+    #[cfg(feature = "planted")]
+    fn leak(&mut self, mail: &mut Mail<'_>) {
+        let early = self.gate.leak(|effect| match effect {
+            Effect::Ack { .. } => planted::on(Bug::AckBeforeSync),
+            Effect::Tell { to, .. } => planted::on(Bug::SkipRingGate) && self.router.owner(*to) != self.shard,
+            _ => false,
+        });
+        for effect in early {
+            self.let_out(effect, None, mail);
         }
     }
 

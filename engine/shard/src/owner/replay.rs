@@ -20,6 +20,7 @@ use super::floor::OnItsWay;
 use super::{Owner, OwnerConfig};
 use crate::clock::Clock;
 use crate::index::Index;
+use crate::planted::{self, Bug};
 use crate::settings::Settings;
 
 /// Why a record of the log cannot be replayed.
@@ -72,6 +73,8 @@ pub struct Replay {
     foreign: BTreeMap<Slot, Kept>,
     own_seen: bool,
     records: u64,
+    #[cfg(feature = "planted")]
+    behind: Option<(RecordRef, Slot, u32, Vec<u8>)>,
 }
 
 impl Replay {
@@ -83,7 +86,15 @@ impl Replay {
             clock: Clock::default(),
             generations: Generations::default(),
         };
-        Self { config, state, foreign: BTreeMap::new(), own_seen: false, records: 0 }
+        Self {
+            config,
+            state,
+            foreign: BTreeMap::new(),
+            own_seen: false,
+            records: 0,
+            #[cfg(feature = "planted")]
+            behind: None,
+        }
     }
 
     /// The log this shard writes; to be shown last.
@@ -114,6 +125,15 @@ impl Replay {
             return Ok(());
         }
         self.own_seen = true;
+        #[cfg(feature = "planted")]
+        if planted::on(Bug::ReuseSeq) {
+            // Always one behind, so the last is never applied.
+            let last =
+                self.behind.replace((record.reference, slot, record.slot_epoch, record.payload.to_vec()));
+            let Some((reference, slot, epoch, payload)) = last else { return Ok(()) };
+            self.apply_foreign(slot, Some(epoch))?;
+            return self.apply(reference, &payload);
+        }
         self.apply_foreign(slot, Some(record.slot_epoch))?;
         self.apply(record.reference, record.payload)
     }
@@ -158,6 +178,10 @@ impl Replay {
         for slot in slots {
             self.apply_foreign(slot, None)?;
         }
+        #[cfg(feature = "planted")]
+        if planted::on(Bug::ForgetDedup) {
+            self.state.desk.forget_devices();
+        }
         Ok(Owner::new(self.config, settings, self.state, tail))
     }
 }
@@ -169,6 +193,9 @@ impl Owner {
         self.begin(now);
         let unconfirmed: Vec<_> = self.desk.unconfirmed().collect();
         for (from, to, n, note) in unconfirmed {
+            if planted::on(Bug::ForgetUnconfirmed) {
+                continue;
+            }
             self.remember_placement(from, to, n, &note);
             self.hold(Effect::Tell { from, to, n, note });
         }

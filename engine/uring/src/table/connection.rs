@@ -124,6 +124,8 @@ impl Table {
         }
         assert!(connection.send.is_none(), "{conn:?}: second send while one is out");
         let len = u32::try_from(buffer.len()).expect("a send below 4 GiB");
+        #[cfg(feature = "planted")]
+        self.buffers.scribble(&buffer);
         let id = self.buffers.insert_bytes(buffer);
         let connection = &mut self.connections[conn.index as usize];
         connection.send = Some(id);

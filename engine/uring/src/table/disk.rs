@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use ringdesk_persist::{DiskDone, DiskOp, OpId};
 use ringdesk_shard::io::Input;
+use ringdesk_shard::planted::{self, Bug};
 
 use super::{DISK, errno, same_generation, user};
 use crate::buffers::{BufferId, Buffers};
@@ -83,6 +84,7 @@ impl Flight {
             // A read changes nothing and may be asked again. A write that failed is never retried: what the kernel
             // did with the dirty data is unknown, and a second attempt could report a success that never was.
             let again = self.kind == Kind::Read && matches!(-result, errno::EINTR | errno::EAGAIN);
+            let again = again || self.kind == Kind::Write && planted::on(Bug::RetryFailedSync);
             return if again { None } else { Some(Err(-result)) };
         }
         let (got, left) = (result as u32, self.len - self.done);

@@ -1,0 +1,62 @@
+//! Bugs planted on purpose, so that a test can prove that the simulator finds each of them.
+//!
+//! Without the feature `planted` [`on`] is the constant `false` and every planted bug is compiled out. The feature is
+//! for the simulator's tests alone; no shipped binary has it. The switch belongs to one thread.
+
+/// A bug. Each is asked for at exactly one place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
+    /// An ACK leaves before its record is durable.
+    AckBeforeSync,
+    /// Replay forgets which keys were recorded.
+    ForgetDedup,
+    /// A note leaves for another shard before it is durable.
+    SkipRingGate,
+    /// Notes that nobody confirmed are not told again at boot.
+    ForgetUnconfirmed,
+    /// A failed write of the log is tried again.
+    RetryFailedSync,
+    /// Replay misses the last record of a log, so that its seq is given out again.
+    ReuseSeq,
+    /// A send's buffer is filled again before the send has completed.
+    ReuseBuffer,
+    /// A connection is handed over while a receive is armed.
+    HandOverArmed,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::AckBeforeSync,
+        Self::ForgetDedup,
+        Self::SkipRingGate,
+        Self::ForgetUnconfirmed,
+        Self::RetryFailedSync,
+        Self::ReuseSeq,
+        Self::ReuseBuffer,
+        Self::HandOverArmed,
+    ];
+}
+
+#[cfg(feature = "planted")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug in everything this thread runs from now on, or with `None` no more.
+#[cfg(feature = "planted")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether this bug is planted.
+#[cfg(feature = "planted")]
+pub fn on(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Whether this bug is planted: never without the feature `planted`.
+#[cfg(not(feature = "planted"))]
+pub const fn on(_bug: Bug) -> bool {
+    false
+}
