@@ -30,39 +30,60 @@ const ECANCELED: i32 = 125;
 /// Largest number of bytes one receive brings: one provided buffer.
 const RECEIVE_BYTES_MAX: usize = 512;
 
-/// How often each fault was really carried out, so that a plan that never bites is noticed.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Bites {
+macro_rules! bites {
+    ($($(#[$meta:meta])* $name:ident,)*) => {
+        /// How often each fault was really carried out, so that a plan that never bites is noticed.
+        #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+        pub struct Bites {
+            $($(#[$meta])* pub $name: u64,)*
+        }
+
+        impl Bites {
+            /// Every count with its name.
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name)),*]
+            }
+        }
+
+        impl std::ops::AddAssign for Bites {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
+}
+
+bites! {
     /// Receives cut short.
-    pub short_receives: u64,
+    short_receives,
     /// Sends cut short.
-    pub short_sends: u64,
+    short_sends,
     /// Disk operations cut short.
-    pub short_disk: u64,
+    short_disk,
     /// Multishot operations ended.
-    pub multishot_ends: u64,
+    multishot_ends,
     /// ENOBUFS.
-    pub no_buffers: u64,
+    no_buffers,
     /// EINTR and EAGAIN.
-    pub interrupts: u64,
+    interrupts,
     /// EIO.
-    pub eio: u64,
+    eio,
     /// ENOSPC.
-    pub enospc: u64,
+    enospc,
     /// Hand-overs refused.
-    pub hand_overs_refused: u64,
+    hand_overs_refused,
     /// Hand-overs done.
-    pub hand_overs: u64,
+    hand_overs,
     /// Accepts refused for want of an entry.
-    pub table_full: u64,
+    table_full,
     /// Operations that ended as cancelled.
-    pub cancelled: u64,
-    /// Sends that found a full socket.
-    pub blocked_sends: u64,
+    cancelled,
+    /// Sends that found too little room in the socket.
+    blocked_sends,
     /// Writes in flight when the machine stopped.
-    pub writes_torn: u64,
+    writes_torn,
     /// Reaps whose completions were reordered.
-    pub reorders: u64,
+    reorders,
 }
 
 /// One operation in flight.
@@ -77,8 +98,6 @@ struct InFlight {
     cancel_at: Option<u64>,
     /// What a disk operation writes, as it was at submission.
     data: Vec<u8>,
-    /// A send was counted as blocked.
-    blocked: bool,
 }
 
 /// The kernel's side of one shard.
@@ -229,15 +248,7 @@ impl Env {
         // Cancellations may share a name: their completion says nothing.
         assert!(!twin || matches!(op, Op::Cancel { .. }), "two operations with user {user:#x}");
         side.submitted += 1;
-        side.ops.push(InFlight {
-            number: side.submitted,
-            user,
-            op,
-            due,
-            cancel_at: None,
-            data,
-            blocked: false,
-        });
+        side.ops.push(InFlight { number: side.submitted, user, op, due, cancel_at: None, data });
     }
 
     /// Copies what a disk operation writes, and checks that one append is in flight at most.
@@ -394,7 +405,7 @@ impl Env {
         }
     }
 
-    fn send(&mut self, link: LinkId, flight: &mut InFlight, buffers: &Buffers) -> Option<i32> {
+    fn send(&mut self, link: LinkId, flight: &InFlight, buffers: &Buffers) -> Option<i32> {
         let Op::Send { buffer, from, len, .. } = flight.op else { unreachable!("only sends are sent") };
         if self.bite(self.faults.interrupt_ppm, |bites| &mut bites.interrupts) {
             return Some(-EINTR);
@@ -403,13 +414,10 @@ impl Env {
             return Some(if self.rng.one_in(2) { -ECONNRESET } else { -EPIPE });
         };
         if room == 0 {
-            if !flight.blocked {
-                flight.blocked = true;
-                self.bites.blocked_sends += 1;
-            }
             return None;
         }
         let mut sent = room.min(len as usize);
+        self.bites.blocked_sends += u64::from(sent < len as usize);
         if sent > 1 && self.bite(self.faults.short_send_ppm, |bites| &mut bites.short_sends) {
             sent = 1 + self.rng.index(sent);
         }

@@ -234,7 +234,7 @@ impl Sizes {
         Self {
             lane: 1 << rng.range(7, 9),
             entries: if rng.one_in(3) { rng.range(4, 16) as u32 } else { ENTRIES },
-            outbox_bytes: rng.range(4, 32) as u32 * 1024,
+            outbox_bytes: if rng.one_in(3) { 1024 } else { rng.range(4, 32) as u32 * 1024 },
             segment_bytes: 32_768 << rng.below(3),
             socket_bytes: rng.range(256, 8_192) as usize,
             grace_ms: rng.range(2, 30) * 1_000,

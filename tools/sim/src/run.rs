@@ -262,7 +262,9 @@ fn audit_receipts(world: &mut World) {
     let mut told = Vec::new();
     for device in world.devices.iter().filter(|device| device.auditor) {
         let visitor = device.agent() == 0;
-        for (id, thread) in device.threads.iter().filter(|(_, thread)| visitor || thread.owner_epoch.is_some()) {
+        for (id, thread) in
+            device.threads.iter().filter(|(_, thread)| visitor || thread.owner_epoch.is_some())
+        {
             told.push((*id, thread.receipts));
         }
     }

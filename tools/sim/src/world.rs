@@ -121,7 +121,6 @@ impl World {
             env.now = env.now.max(at);
             drop(env);
             self.steps += 1;
-            if self.steps > 300_000 && self.steps < 300_200 { self.trace(|| format!("{actor:?}")); }
             assert!(self.steps < STEPS_MAX, "no end after {STEPS_MAX} steps: something spins");
             self.go(actor);
         }

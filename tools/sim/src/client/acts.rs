@@ -156,7 +156,7 @@ impl Device {
             return;
         }
         let highest = scene.oracle.conversation(id).highest();
-        let limit = scene.rng.range(1, 12) as u16;
+        let limit = scene.rng.range(1, 4) as u16;
         let (before, after) = match scene.rng.below(3) {
             0 => (scene.rng.range(1, highest + 2), 0),
             1 => (u64::MAX, 0),

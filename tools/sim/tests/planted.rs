@@ -1,0 +1,126 @@
+//! Each planted bug is found, and is found because of the bug: the same seed passes without it.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+
+use ringdesk_shard::planted::{Bug, plant};
+use ringdesk_sim::plan::{Plan, Stop, Trigger};
+use ringdesk_sim::{disk::Crash, run_plan};
+
+/// Seeds in which a bug must show.
+const SEEDS: u64 = 150;
+
+/// Panics of the runs under test are expected; only those of the tests themselves are worth printing.
+fn quiet() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let standard = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let here = info.location().is_some_and(|at| at.file().ends_with("planted.rs"));
+            if here {
+                standard(info);
+            }
+        }));
+    });
+}
+
+/// Runs one seed; the sentence of the failure, if it fails.
+fn run(seed: u64, bug: Option<Bug>, change: fn(&mut Plan)) -> Option<String> {
+    plant(bug);
+    let ended = panic::catch_unwind(AssertUnwindSafe(|| run_plan(seed, false, change)));
+    plant(None);
+    let payload = ended.err()?;
+    let text = payload.downcast_ref::<String>().cloned();
+    Some(text.or_else(|| payload.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default())
+}
+
+/// Looks for the bug seed by seed. `signs`: one of these must be in the sentence.
+fn must_find(bug: Bug, change: fn(&mut Plan), signs: &[&str]) {
+    quiet();
+    for seed in 0..SEEDS {
+        let Some(sentence) = run(seed, Some(bug), change) else { continue };
+        assert!(
+            signs.iter().any(|sign| sentence.contains(sign)),
+            "{bug:?} in seed {seed} was found for another reason: {sentence}"
+        );
+        let sound = run(seed, None, change);
+        assert!(sound.is_none(), "seed {seed} fails without {bug:?}: {sound:?}");
+        println!("{bug:?} found by seed {seed}: {}", sentence.lines().next().unwrap_or_default());
+        return;
+    }
+    panic!("{bug:?} was not found in {SEEDS} seeds");
+}
+
+fn stop(trigger: Trigger, crash: Crash, shards: u16) -> Stop {
+    Stop { trigger, after_ns: 0, crash, shards, down_ns: 1_000_000 }
+}
+
+/// Power fails right after clients saw something, twice.
+fn power(plan: &mut Plan) {
+    plan.stops.clear();
+    for seen in [30, 20, 40] {
+        plan.stops.push(stop(Trigger::Seen(seen), Crash::Power, plan.shards));
+    }
+}
+
+/// Power fails while one shard's disk is far behind the others.
+fn uneven(plan: &mut Plan) {
+    plan.shards = plan.shards.max(2);
+    plan.faults.slow_disk = Some((plan.sizes.site as u16 % plan.shards, 25));
+    plan.stops.clear();
+    for writes in [20, 30, 25] {
+        plan.stops.push(stop(Trigger::Write(writes), Crash::Power, plan.shards));
+    }
+}
+
+/// Many shards and many connections.
+fn many_shards(plan: &mut Plan) {
+    plan.shards = 4;
+    plan.stops.clear();
+}
+
+/// Disk writes fail, and power fails after that.
+fn bad_disk(plan: &mut Plan) {
+    power(plan);
+    plan.faults.eio_ppm = 20_000;
+}
+
+#[test]
+fn an_ack_before_the_sync_is_found() {
+    must_find(Bug::AckBeforeSync, power, &["C1", "C2", "C3", "C4", "C5", "liveness"]);
+}
+
+#[test]
+fn a_replay_that_forgets_keys_is_found() {
+    must_find(Bug::ForgetDedup, power, &["C4"]);
+}
+
+#[test]
+fn a_note_that_outruns_its_log_is_found() {
+    must_find(Bug::SkipRingGate, uneven, &["C7", "liveness", "broken", "note"]);
+}
+
+#[test]
+fn a_note_that_is_not_told_again_is_found() {
+    must_find(Bug::ForgetUnconfirmed, uneven, &["C7", "liveness"]);
+}
+
+#[test]
+fn a_failed_write_tried_again_is_found() {
+    must_find(Bug::RetryFailedSync, bad_disk, &["C1", "C3", "C4", "C5", "C9", "liveness"]);
+}
+
+#[test]
+fn a_seq_given_out_twice_is_found() {
+    must_find(Bug::ReuseSeq, power, &["C1", "C3", "C4", "C5", "C7"]);
+}
+
+#[test]
+fn a_buffer_filled_too_early_is_found() {
+    must_find(Bug::ReuseBuffer, many_shards, &["the engine sent bytes", "C", "tag", "channel"]);
+}
+
+#[test]
+fn a_hand_over_with_a_receive_armed_is_found() {
+    must_find(Bug::HandOverArmed, many_shards, &["hand", "armed", "SendDescriptor"]);
+}

@@ -1,0 +1,37 @@
+//! A slice of the campaign: every run of the test suite takes these seeds; `make sim` takes thousands.
+
+use ringdesk_sim::kernel::Bites;
+use ringdesk_sim::run_seed;
+
+/// Seeds from the environment variable `SIM_SEEDS`, or 100.
+fn seeds() -> u64 {
+    let set = std::env::var("SIM_SEEDS").ok();
+    set.map_or(100, |text| text.parse().expect("SIM_SEEDS is a number"))
+}
+
+#[test]
+fn every_promise_holds_and_every_fault_occurs() {
+    let mut sum = Bites::default();
+    let (mut crashes, mut fatals, mut items) = (0, 0, 0);
+    for seed in 0..seeds() {
+        let outcome = run_seed(seed, false);
+        sum += outcome.bites;
+        crashes += outcome.crashes;
+        fatals += outcome.fatals;
+        items += outcome.items;
+    }
+    println!("{crashes} crashes, {fatals} shards gave up, {items} items, {sum:?}");
+    assert!(crashes > 0 && fatals > 0 && items > 0);
+    let idle: Vec<&str> =
+        sum.named().into_iter().filter(|(_, times)| *times == 0).map(|(name, _)| name).collect();
+    assert!(idle.is_empty(), "these faults never occurred: {idle:?}");
+}
+
+#[test]
+fn a_seed_gives_the_same_hash_again() {
+    for seed in 1_000..1_010 {
+        let (first, second) = (run_seed(seed, false), run_seed(seed, false));
+        assert_eq!(first, second, "seed {seed}");
+    }
+    assert_ne!(run_seed(1_000, false).hash, run_seed(1_001, false).hash);
+}
