@@ -237,7 +237,7 @@ fn audit(world: &mut World) {
             .filter(|(_, known)| known.visitor == visitor)
             .map(|(id, _)| id)
             .collect();
-        let threads = mine.into_iter().map(|id| (id, Thread { based: true, ..Thread::new() }));
+        let threads = mine.into_iter().map(|id| (id, Thread { based: true, ..Thread::default() }));
         world.devices[device].threads = threads.collect();
     }
     for agent in world.agents() {

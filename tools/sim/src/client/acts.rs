@@ -114,7 +114,7 @@ impl Device {
         }
         self.budget -= 1;
         let thread = self.threads.get_mut(&id).expect("a thread to write to");
-        let body = body(self.id, thread.next_n, scene);
+        let body = body(self.id, thread.last_n + 1, scene);
         thread.push(Asked::Body(body_hash(Content::Text, &body)), body);
     }
 

@@ -78,7 +78,7 @@ impl Device {
                 self.open_wanted = false;
                 self.open_tag = None;
                 self.current = Some(conversation);
-                let thread = self.threads.entry(conversation).or_insert_with(Thread::new);
+                let thread = self.threads.entry(conversation).or_default();
                 if !thread.based {
                     (thread.based, thread.cursor, thread.base) = (true, seq, seq);
                 }
@@ -120,7 +120,7 @@ impl Device {
         scene.oracle.item(self.id, conversation, seq, item);
         let own = self.agent();
         let visitor = own == 0;
-        let thread = self.threads.entry(conversation).or_insert_with(Thread::new);
+        let thread = self.threads.entry(conversation).or_default();
         if !thread.based {
             (thread.based, thread.cursor, thread.base) = (true, seq - 1, seq - 1);
         }
@@ -180,7 +180,7 @@ impl Device {
             Marks { delivered: staff_delivered, read: staff_read },
             scene,
         );
-        let thread = self.threads.entry(conversation).or_insert_with(Thread::new);
+        let thread = self.threads.entry(conversation).or_default();
         if !thread.based || seq > thread.cursor {
             (thread.based, thread.cursor, thread.base) = (true, seq, seq);
         }
@@ -193,7 +193,7 @@ impl Device {
 
     fn receipt(&mut self, conversation: u64, side: Side, marks: Marks, scene: &mut Scene<'_>) {
         scene.oracle.receipt(self.id, conversation, side, marks);
-        let thread = self.threads.entry(conversation).or_insert_with(Thread::new);
+        let thread = self.threads.entry(conversation).or_default();
         let before = &mut thread.receipts[usize::from(side == Side::Staff)];
         if marks.delivered >= before.delivered && marks.read >= before.read {
             *before = marks;
@@ -214,20 +214,19 @@ impl Device {
         assert!(conversation == of, "a PAGE of {conversation:x} answers {of:x}");
         let seqs = self.page_items(conversation, items, scene);
         assert!(seqs.len() == usize::from(count), "a PAGE of {count} items holds {}", seqs.len());
-        assert!(count <= limit, "a PAGE of {count} items answers a limit of {limit}");
+        assert!(u64::from(count) <= u64::from(limit), "a PAGE of {count} items answers a limit of {limit}");
         let dense = seqs.windows(2).all(|pair| pair[1] == pair[0] + 1);
         let ends = seqs.first().copied().unwrap_or(0) == first && seqs.last().copied().unwrap_or(0) == last;
         assert!(dense && ends, "C3: a PAGE {first}..={last} of {conversation:016x} holds {seqs:?}");
-        let wanted = match before {
-            0 if highest > after => after + 1..=highest.min(after + u64::from(limit)),
-            0 => 1..=0,
-            _ => {
-                let top = highest.min(before - 1);
-                (top + 1).saturating_sub(u64::from(limit)).max(1)..=top
-            }
+        let limit = u64::from(limit);
+        let (low, high) = if before == 0 {
+            (after + 1, highest.min(after + limit))
+        } else {
+            let top = highest.min(before - 1);
+            ((top + 1).saturating_sub(limit).max(1), top)
         };
         // What nobody knew of when it was asked may be there too, and then moves a page that ends at the newest.
-        for seq in wanted.filter(|seq| before == 0 || *seq >= first) {
+        for seq in (low..=high).filter(|seq| before == 0 || *seq >= first) {
             assert!(
                 seqs.contains(&seq),
                 "C1: {conversation:016x} item {seq} is missing in {attempt:?}: {seqs:?}"

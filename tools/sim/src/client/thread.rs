@@ -39,8 +39,8 @@ pub struct Thread {
     pub based: bool,
     /// The first item this device ever saw here, minus one.
     pub base: u64,
-    /// Next key to use.
-    pub next_n: u64,
+    /// Last key used.
+    pub last_n: u64,
     /// Requests in order of their key, none answered.
     pub queue: VecDeque<Pending>,
     /// Nothing is sent before: BUSY said so.
@@ -64,15 +64,10 @@ pub struct Thread {
 }
 
 impl Thread {
-    /// A thread nobody has written to yet.
-    pub fn new() -> Self {
-        Self { next_n: 1, ..Self::default() }
-    }
-
     /// Appends a request.
     pub fn push(&mut self, asked: Asked, body: Vec<u8>) {
-        let n = self.next_n;
-        self.next_n += 1;
+        self.last_n += 1;
+        let n = self.last_n;
         self.queue.push_back(Pending { n, asked, body, tag: None, sent: false });
     }
 
@@ -89,7 +84,7 @@ impl Thread {
     pub fn abandon(&mut self, n: u64) {
         if let Some(at) = self.queue.iter().position(|pending| pending.n == n) {
             self.queue.truncate(at);
-            self.next_n = n;
+            self.last_n = n - 1;
         }
     }
 
