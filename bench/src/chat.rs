@@ -106,9 +106,14 @@ pub fn run(args: &ChatArgs) -> Result<Report, String> {
 
     let faults = fleet.check();
     let mut errors = std::mem::take(&mut fleet.faults);
+    let busy = std::mem::take(&mut fleet.busy);
     fleet.end();
     let meter = fleet.measure(0..0);
-    for (name, count) in [("altered item", faults.altered), ("message without an ACK", faults.unacked)] {
+    for (name, count) in [
+        ("altered item", faults.altered),
+        ("message without an ACK", faults.unacked),
+        ("refused for now: BUSY", busy),
+    ] {
         if count > 0 {
             errors.insert(name.into(), count);
         }

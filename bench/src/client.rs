@@ -91,6 +91,8 @@ pub enum Event {
         /// When to ask again.
         retry_after_ms: u32,
     },
+    /// A command was refused for now (C8); the client sends it again when its time has come.
+    Busy,
     /// Something was refused, or went wrong in words.
     Fault(String),
     /// The server closes the connection.
@@ -134,6 +136,8 @@ pub struct Client {
     presence: Option<(u64, Availability, u16, bool)>,
     /// Conversations to resolve that are not acknowledged.
     resolving: BTreeMap<u64, u64>,
+    /// OPEN, PRESENCE or RESOLVE was refused for now: sent again at this time.
+    ask_again_at_ns: Option<u64>,
     talks: BTreeMap<u64, Talk>,
     scratch: Vec<u8>,
 }
@@ -152,6 +156,7 @@ impl Client {
             opened: None,
             presence: None,
             resolving: BTreeMap::new(),
+            ask_again_at_ns: None,
             talks: BTreeMap::new(),
             scratch: Vec::new(),
         }
@@ -253,13 +258,16 @@ impl Client {
 
     /// Earliest time at which [`Client::tick`] has something to send again.
     pub fn resend_at_ns(&self) -> Option<u64> {
-        self.talks.values().filter_map(|talk| talk.resend_at_ns).min()
+        self.talks.values().filter_map(|talk| talk.resend_at_ns).chain(self.ask_again_at_ns).min()
     }
 
     /// Sends again what was refused for now and is due.
     pub fn tick(&mut self, now_ns: u64, out: &mut Vec<u8>) {
         if !self.ready {
             return;
+        }
+        if self.ask_again_at_ns.is_some_and(|at| at <= now_ns) {
+            self.ask_again(out);
         }
         for (conversation, talk) in &mut self.talks {
             if talk.resend_at_ns.is_some_and(|at| at <= now_ns) {
@@ -332,17 +340,26 @@ impl Client {
 
     /// After WELCOME: everything without an answer, with the keys it had.
     fn resend_all(&mut self, out: &mut Vec<u8>) {
-        if self.opened == Some(false) {
-            ClientMessage::Open { n: 1, topic: "" }.encode(0, TAG_OPEN, out);
+        // An agent is offline on a new connection until it has said otherwise.
+        if let Some((.., acked)) = &mut self.presence {
+            *acked = false;
         }
-        // Also when acknowledged: an agent is offline on a new connection until it has said otherwise.
-        if let Some((n, availability, capacity, _)) = self.presence {
-            ClientMessage::Presence { n, availability, capacity }.encode(0, TAG_PRESENCE, out);
-        }
+        self.ask_again_at_ns = Some(0);
         for talk in self.talks.values_mut() {
             talk.resend_at_ns = Some(0);
         }
         self.tick(0, out);
+    }
+
+    /// OPEN, PRESENCE and RESOLVE as far as they have no ACK.
+    fn ask_again(&mut self, out: &mut Vec<u8>) {
+        self.ask_again_at_ns = None;
+        if self.opened == Some(false) {
+            ClientMessage::Open { n: 1, topic: "" }.encode(0, TAG_OPEN, out);
+        }
+        if let Some((n, availability, capacity, false)) = self.presence {
+            ClientMessage::Presence { n, availability, capacity }.encode(0, TAG_PRESENCE, out);
+        }
         for (conversation, n) in &self.resolving {
             let owner_epoch = self.talks.get(conversation).map_or(0, |talk| talk.owner_epoch);
             ClientMessage::Resolve { conversation: *conversation, n: *n, owner_epoch }.encode(
@@ -419,11 +436,19 @@ impl Client {
                 let Some(talk) = self.talks.get_mut(&conversation) else {
                     return events.push(Event::Fault("a refusal named somebody else's conversation".into()));
                 };
-                // What was pipelined behind a refused message is refused as out of order: one refusal, told once.
-                if talk.resend_at_ns.is_none() {
-                    talk.resend_at_ns = Some(again_ns);
-                    events.push(Event::Fault(format!("refused: {}", code.name())));
+                if talk.resend_at_ns.is_some() {
+                    // Pipelined behind a refused message and therefore out of order: one refusal, told once.
+                    return;
                 }
+                talk.resend_at_ns = Some(again_ns);
+                events.push(match code {
+                    Code::Busy => Event::Busy,
+                    _ => Event::Fault("refused: OUT_OF_ORDER, and nothing before it was".into()),
+                });
+            }
+            (TAG_OPEN | TAG_PRESENCE | TAG_RESOLVE, Code::Busy) => {
+                self.ask_again_at_ns = Some(again_ns);
+                events.push(Event::Busy);
             }
             _ => events.push(Event::Fault(format!("refused: {} (detail {detail})", code.name()))),
         }

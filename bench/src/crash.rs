@@ -39,6 +39,8 @@ struct Outcome {
     killed_after_ms: u64,
     restart_ms: u64,
     resent: u64,
+    /// Refusals for now. The contract allows them (C8) and each was tried again: no fault, but worth a look.
+    busy: u64,
     checked: usize,
 }
 
@@ -83,10 +85,11 @@ pub fn run(args: &CrashArgs) -> Result<bool, String> {
         server = next;
         let verdict = if outcome.passed() { "ok" } else { "FAILED" };
         println!(
-            "cycle {cycle:>3} {verdict:<6} killed after {:>4} ms, up again in {:>5} ms, {:>5} sent again, {:>7} items checked; {}{}",
+            "cycle {cycle:>3} {verdict:<6} killed after {:>4} ms, up again in {:>5} ms, {:>5} sent again, {:>4} busy, {:>7} items checked; {}{}",
             outcome.killed_after_ms,
             outcome.restart_ms,
             outcome.resent,
+            outcome.busy,
             outcome.checked,
             outcome.faults,
             outcome.other
@@ -131,6 +134,7 @@ impl Campaign<'_> {
             killed_after_ms: after_ms,
             restart_ms,
             resent,
+            busy: std::mem::take(&mut self.fleet.busy),
             checked: self.kept.iter().map(Vec::len).sum(),
         };
         self.before = total;

@@ -42,9 +42,14 @@ impl Fleet {
                 None => self.fault("a page named an unknown conversation"),
             },
             Event::HistoryBusy { conversation, retry_after_ms } => {
+                self.busy += 1;
                 if let Some(&at) = self.index.get(&conversation) {
                     self.page_retries.push((at, side, now + u64::from(retry_after_ms) * 1_000_000));
                 }
+            }
+            Event::Busy => {
+                self.held.insert(number);
+                self.busy += 1;
             }
             Event::Fault(what) => {
                 self.held.insert(number);

@@ -127,6 +127,8 @@ pub struct Fleet {
     pub meter: Meter,
     /// Everything that should not have happened, with its number.
     pub faults: BTreeMap<String, u64>,
+    /// Refusals for now (BUSY), each followed by another attempt.
+    pub busy: u64,
     /// The server was killed on purpose: broken connections are no fault.
     pub outage: bool,
     /// Connections were resumed: repeats of known items are legitimate.
@@ -183,6 +185,7 @@ impl Fleet {
             resolved: 0,
             meter: Meter::new(0..0),
             faults: BTreeMap::new(),
+            busy: 0,
             outage: false,
             resumed: false,
             held: BTreeSet::new(),
@@ -288,10 +291,11 @@ impl Fleet {
 
     /// Faults so far in one line, for error messages.
     pub fn fault_list(&self) -> String {
-        if self.faults.is_empty() {
-            return "no refusals were seen".into();
+        let mut list: Vec<_> = self.faults.iter().map(|(what, count)| format!("{count} x {what}")).collect();
+        if self.busy > 0 {
+            list.push(format!("{} x BUSY", self.busy));
         }
-        self.faults.iter().map(|(what, count)| format!("{count} x {what}")).collect::<Vec<_>>().join(", ")
+        if list.is_empty() { "no refusals were seen".into() } else { list.join(", ") }
     }
 
     /// One turn; sleeps until a socket is ready, but not beyond `until_ns`.
