@@ -138,10 +138,13 @@ impl Campaign<'_> {
             checked: self.kept.iter().map(Vec::len).sum(),
         };
         self.before = total;
+        if outcome.faults.lost > 0 {
+            outcome.other = format!("; {}", self.fleet.missing_list());
+        }
         if !quiet {
-            outcome.other = format!(
-                "; {} ACKs and {} deliveries did not come",
-                self.fleet.pending_acks, self.fleet.pending_delivers
+            outcome.other += &format!(
+                "; {} ACKs and {} items did not come",
+                self.fleet.pending_acks, self.fleet.pending_items
             );
         }
         if !self.fleet.faults.is_empty() {

@@ -38,8 +38,8 @@ pub struct Entry {
     pub acked: u64,
     /// Intended start, nanoseconds of the run's clock.
     pub intended_ns: u64,
-    /// The other side is there and has not been shown it yet.
-    pub owed: bool,
+    /// Which sides listen and have not been shown it yet; its author is shown it like the other side.
+    pub owed: [bool; 2],
 }
 
 /// One item as a side (or a page of history) showed it.
@@ -146,12 +146,11 @@ impl Conversation {
         self.sent[side as usize].get(index)
     }
 
-    /// Marks a message of `side` as shown to the other; its intended start when that was owed.
-    pub fn shown(&mut self, side: Side, n: u64) -> Option<u64> {
+    /// Marks a message of `author` as shown to `viewer`; its intended start when that was owed.
+    pub fn shown(&mut self, author: Side, viewer: Side, n: u64) -> Option<u64> {
         let index = usize::try_from(n).ok()?.checked_sub(1)?;
-        let entry = self.sent[side as usize].get_mut(index).filter(|entry| entry.owed)?;
-        entry.owed = false;
-        Some(entry.intended_ns)
+        let entry = self.sent[author as usize].get_mut(index)?;
+        std::mem::take(&mut entry.owed[viewer as usize]).then_some(entry.intended_ns)
     }
 
     /// The side whose device this is.
@@ -281,6 +280,13 @@ pub fn check_history(conversation: &Conversation, history: &[Seen]) -> Faults {
 /// Whether `item` carries the key of `author`'s message number `index + 1`.
 fn has_key(conversation: &Conversation, author: Side, index: usize, item: &Seen) -> bool {
     item.device == conversation.devices[author as usize] && item.n == index as u64 + 1
+}
+
+/// The seqs one side should have been shown and was not, at most `most` of them: for the words of a report.
+pub fn missing(conversation: &Conversation, side: Side, most: usize) -> Vec<u64> {
+    let view = &conversation.views[side as usize];
+    let known: BTreeSet<u64> = view.seen.iter().map(|item| item.seq).collect();
+    (view.base + 1..=conversation.top()).filter(|seq| !known.contains(seq)).take(most).collect()
 }
 
 /// Messages whose key stands at more than one seq.

@@ -14,7 +14,7 @@ fn state(seq: u64) -> Seen {
 }
 
 fn entry(device: u64, n: u64, acked: u64) -> Entry {
-    Entry { hash: device * 1000 + n, acked, intended_ns: n, owed: true }
+    Entry { hash: device * 1000 + n, acked, intended_ns: n, owed: [true; 2] }
 }
 
 /// seq: 1 visitor n=1, 2 queued, 3 assigned, 4 agent n=1, 5 visitor n=2, 6 agent n=2, 7 resolved by the visitor.
@@ -180,12 +180,24 @@ fn a_missing_ack_is_counted() {
 }
 
 #[test]
-fn a_message_is_owed_to_the_other_side_once() {
+fn a_message_is_owed_to_each_side_once() {
     let mut c = sound();
-    assert_eq!(c.shown(Side::Agent, 2), Some(2));
-    assert_eq!(c.shown(Side::Agent, 2), None);
-    assert_eq!(c.shown(Side::Agent, 3), None);
-    assert_eq!(c.shown(Side::Agent, 0), None);
+    for viewer in Side::BOTH {
+        assert_eq!(c.shown(Side::Agent, viewer, 2), Some(2));
+        assert_eq!(c.shown(Side::Agent, viewer, 2), None);
+        assert_eq!(c.shown(Side::Agent, viewer, 3), None);
+        assert_eq!(c.shown(Side::Agent, viewer, 0), None);
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let mut c = sound();
+    assert!(missing(&c, Side::Visitor, 9).is_empty());
+    c.views[0].seen.retain(|item| item.seq != 2 && item.seq != 5);
+    assert_eq!(missing(&c, Side::Visitor, 9), [2, 5]);
+    assert_eq!(missing(&c, Side::Visitor, 1), [2]);
+    assert!(missing(&c, Side::Agent, 9).is_empty());
 }
 
 #[test]

@@ -99,12 +99,13 @@ impl Fleet {
         }
         let conversation = &mut self.ledger[at];
         conversation.views[side as usize].seen.push(seen);
-        if repeat || own || seen.device == 0 {
+        if repeat || seen.device == 0 {
             return;
         }
-        if let Some(intended_ns) = conversation.shown(side.other(), seen.n) {
-            self.pending_delivers -= 1;
-            if self.meter.window.contains(&intended_ns) {
+        let author = if own { side } else { side.other() };
+        if let Some(intended_ns) = conversation.shown(author, side, seen.n) {
+            self.pending_items -= 1;
+            if !own && self.meter.window.contains(&intended_ns) {
                 self.meter.deliver.record_ns(now.saturating_sub(intended_ns));
             }
         }

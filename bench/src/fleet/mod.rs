@@ -16,7 +16,7 @@ use std::time::Instant;
 use ringdesk_protocol::Role;
 
 use crate::client::{Client, Event};
-use crate::ledger::{Conversation, Entry, Faults, Seen, Side, check_view};
+use crate::ledger::{Conversation, Entry, Faults, Seen, Side, check_view, missing};
 use crate::net::{Link, Poll, Ready, Transport};
 use crate::report::Latency;
 
@@ -119,8 +119,8 @@ pub struct Fleet {
     index: HashMap<u64, usize>,
     /// Messages waiting for their ACK.
     pub pending_acks: u64,
-    /// Messages waiting for their DELIVER.
-    pub pending_delivers: u64,
+    /// DELIVERs that listeners, authors included, are waiting for.
+    pub pending_items: u64,
     present: usize,
     resolved: usize,
     /// Where latencies go.
@@ -180,7 +180,7 @@ impl Fleet {
             owner: vec![None; visitors],
             index: HashMap::new(),
             pending_acks: 0,
-            pending_delivers: 0,
+            pending_items: 0,
             present: 0,
             resolved: 0,
             meter: Meter::new(0..0),
@@ -237,11 +237,12 @@ impl Fleet {
         self.write(author, |client, out| said = client.send(id, out));
         let (n, hash) = said;
         let entries = &mut self.ledger[conversation].sent[side as usize];
-        let owed = side == Side::Agent || self.owner[conversation].is_some();
+        // An agent who comes later begins to listen where its ASSIGNED says.
+        let owed = [true, self.owner[conversation].is_some()];
         entries.push(Entry { hash, acked: 0, intended_ns, owed });
         assert_eq!(entries.len() as u64, n, "client and ledger count the same messages");
         self.pending_acks += 1;
-        self.pending_delivers += u64::from(owed);
+        self.pending_items += owed.into_iter().map(u64::from).sum::<u64>();
     }
 
     /// Turns until `done` or for `wait_ns`; returns whether it was done.
@@ -258,9 +259,9 @@ impl Fleet {
         }
     }
 
-    /// Whether every message is acknowledged and delivered.
+    /// Whether every message is acknowledged and was shown to everybody who listens.
     pub fn quiet(&self) -> bool {
-        self.pending_acks == 0 && self.pending_delivers == 0
+        self.pending_acks == 0 && self.pending_items == 0
     }
 
     /// Whether no connection is left.
@@ -287,6 +288,19 @@ impl Fleet {
             faults.unacked += conversation.unacked();
         }
         faults
+    }
+
+    /// The first few items that somebody should have been shown and was not, in words.
+    pub fn missing_list(&self) -> String {
+        const MOST: usize = 3;
+        let sides = self.ledger.iter().flat_map(|c| Side::BOTH.map(|side| (c, side)));
+        let lacking =
+            sides.map(|(c, side)| (c, side, missing(c, side, MOST))).filter(|(.., m)| !m.is_empty());
+        let words = lacking.map(|(c, side, seqs)| {
+            let (top, base) = (c.top(), c.views[side as usize].base);
+            format!("{side:?} of {:016x} lacks {seqs:?} (base {base}, top {top})", c.id)
+        });
+        words.take(MOST).collect::<Vec<_>>().join(", ")
     }
 
     /// Faults so far in one line, for error messages.
