@@ -6,9 +6,9 @@ use ringdesk_desk::command::{Availability, Caller};
 use ringdesk_desk::ids::{ConversationId, DeviceId};
 use ringdesk_protocol::{self as wire, ClientMessage, Code, Frame, ServerMessage};
 
-use super::Front;
 use super::connection::{Phase, Session};
 use super::hello::Hello;
+use super::{Front, PAGES_OUT_MAX};
 use crate::ask::{Ask, Want};
 use crate::mail::Mail;
 use crate::message::{Identity, SessionRef};
@@ -87,6 +87,7 @@ impl Front {
     ) {
         let from = self.session_ref(index, channel);
         let kind = message.kind();
+        let cap = self.settings.outbox_bytes_max as usize;
         let Some(ready) = self.at(index).ready_mut() else { return };
         let site_name = ready.principal.site_name.clone();
         let Some(session) = ready.sessions.get(&channel) else {
@@ -96,6 +97,14 @@ impl Front {
             Ok(want) => want,
             Err(code) => return self.refuse(from, tag, kind, 0, code),
         };
+        if let Want::History { conversation, .. } = want {
+            let connection = self.at(index);
+            if connection.pages_out >= PAGES_OUT_MAX || connection.backlog_bytes() >= cap {
+                return self.refuse(from, tag, kind, conversation.0, Code::Busy);
+            }
+            connection.pages_out += 1;
+        }
+        let Some(session) = self.at(index).session_mut(channel) else { return };
         let body: &[u8] = match message {
             ClientMessage::Send { body, .. } => body,
             _ => &[],

@@ -72,6 +72,8 @@ pub struct Listen {
     pub conversation: ConversationId,
     /// Highest seq put into the outbox.
     pub last: u64,
+    /// Not answered yet since an invitation: starts near the end, wherever that is then.
+    pub from_tail: bool,
     /// Where it stands.
     pub flow: Flow,
 }
@@ -129,6 +131,10 @@ pub struct Connection {
     pub heard_s: u64,
     /// Number of paused subscriptions.
     pub paused: u32,
+    /// Number of subscriptions that asked and were not answered yet.
+    pub asking: u32,
+    /// Number of HISTORY requests not answered yet.
+    pub pages_out: u32,
 }
 
 impl Connection {
@@ -145,6 +151,8 @@ impl Connection {
             closing: false,
             heard_s: now_s,
             paused: 0,
+            asking: 0,
+            pages_out: 0,
         }
     }
 
@@ -164,6 +172,11 @@ impl Connection {
     /// One session.
     pub fn session_mut(&mut self, channel: u32) -> Option<&mut Session> {
         self.ready_mut()?.sessions.get_mut(&channel)
+    }
+
+    /// Whether a paused subscription may read on: the client keeps up, and not all turns are taken.
+    pub fn may_resume(&self, cap: usize) -> bool {
+        self.paused > 0 && self.backlog_bytes() <= cap / 2
     }
 
     /// Bytes that wait or are being sent.

@@ -185,9 +185,8 @@ impl Front {
             if session.listen_mut(conversation).is_some() {
                 continue;
             }
-            session.listens.push(Listen { conversation, last: after, flow: Flow::Asking });
-            let want = Want::Subscribe { conversation, after, announce: true };
-            self.ask_for(index, channel, want, owner, mail);
+            session.listens.push(Listen { conversation, last: after, from_tail: false, flow: Flow::Asking });
+            self.ask_items((index, channel), conversation, after, true, owner, mail);
         }
     }
 

@@ -3,14 +3,25 @@
 
 use ringdesk_desk::ids::ConversationId;
 
-use super::Front;
 use super::connection::{Flow, Listen};
+use super::{ASKING_MAX, Front};
 use crate::ask::{FROM_TAIL, Want};
 use crate::io::ConnId;
 use crate::mail::Mail;
 use crate::message::{NO_SUCH, SessionRef, ShardMessage};
 use crate::owner::Owner;
 use crate::router::site_slot;
+
+/// Where a frame's kind and a REJECT's `of` lie, and the kinds that are treated apart.
+const KIND_AT: usize = 4;
+const REJECT_OF_AT: usize = 16 + 2;
+const RECEIPT_OF: std::ops::Range<usize> = 16..24;
+const HISTORY: u8 = 0x06;
+const RECEIPT: u8 = 0x86;
+const TYPING: u8 = 0x87;
+const PAGE: u8 = 0x88;
+const REJECT: u8 = 0x8A;
+const QUEUE: u8 = 0x8D;
 
 /// Conversations one session listens to at most. Full: the oldest one is let go.
 const LISTENS_MAX: usize = 4096;
@@ -20,9 +31,7 @@ impl Front {
     pub fn deliver(&mut self, message: ShardMessage, owner: &mut Owner, mail: &mut Mail<'_>) {
         match message {
             ShardMessage::Push { to, seq: 0, frame, .. } => {
-                if self.by_ref(to).is_some_and(|connection| connection.session_mut(to.channel).is_some()) {
-                    self.put(to, &frame);
-                }
+                self.aside(to, &frame, owner, mail);
             }
             ShardMessage::Push { to, conversation, seq, frame } => {
                 self.item(to, conversation, seq, &frame, owner, mail);
@@ -34,6 +43,65 @@ impl Front {
                 self.invited(to, conversation, after, owner, mail);
             }
             other => panic!("not for the front: {other:?}"),
+        }
+    }
+
+    /// A frame beside the order. A slow client is spared what is pushed: typing and the queue are dropped; with a
+    /// receipt its subscription is paused, because it is told all receipts when it goes live again. Answers always
+    /// go.
+    fn aside(&mut self, to: SessionRef, frame: &[u8], owner: &mut Owner, mail: &mut Mail<'_>) {
+        let slow = self.is_slow(to);
+        let Some(connection) = self.by_ref(to) else { return };
+        if connection.session_mut(to.channel).is_none() {
+            return;
+        }
+        match frame[KIND_AT] {
+            PAGE => connection.pages_out = connection.pages_out.saturating_sub(1),
+            REJECT if frame[REJECT_OF_AT] == HISTORY => {
+                connection.pages_out = connection.pages_out.saturating_sub(1);
+            }
+            TYPING | QUEUE if slow => return,
+            RECEIPT if slow => {
+                let conversation = receipt_of(frame);
+                let live = connection
+                    .session_mut(to.channel)
+                    .and_then(|session| session.listen_mut(conversation))
+                    .is_some_and(|listen| listen.flow == Flow::Live);
+                if live {
+                    self.pause(to, conversation);
+                    self.ask_for(to.index, to.channel, Want::Unsubscribe { conversation }, owner, mail);
+                }
+                return;
+            }
+            _ => {}
+        }
+        self.put(to, frame);
+    }
+
+    /// Asks for the items after `after`, or waits paused when this connection asks enough already.
+    pub(super) fn ask_items(
+        &mut self,
+        (index, channel): (u32, u32),
+        conversation: ConversationId,
+        after: u64,
+        announce: bool,
+        owner: &mut Owner,
+        mail: &mut Mail<'_>,
+    ) {
+        let connection = self.at(index);
+        let wait = connection.asking >= ASKING_MAX;
+        if wait {
+            connection.paused += 1;
+        } else {
+            connection.asking += 1;
+        }
+        let listen = connection.session_mut(channel).and_then(|session| session.listen_mut(conversation));
+        if let Some(listen) = listen {
+            listen.flow = if wait { Flow::Paused } else { Flow::Asking };
+        }
+        if !wait {
+            let want = Want::Subscribe { conversation, after, announce };
+            self.ask_for(index, channel, want, owner, mail);
         }
     }
 
@@ -83,11 +151,12 @@ impl Front {
         owner: &mut Owner,
         mail: &mut Mail<'_>,
     ) {
-        let slow = self.is_slow(to);
         let Some(connection) = self.by_ref(to) else { return };
+        connection.asking = connection.asking.saturating_sub(1);
         let Some(session) = connection.session_mut(to.channel) else { return };
         if upto == NO_SUCH {
             session.listens.retain(|listen| listen.conversation != conversation);
+            self.resume_if_fast(to.index, owner, mail);
             return;
         }
         let Some(listen) = session.listen_mut(conversation) else { return };
@@ -95,19 +164,27 @@ impl Front {
             return;
         }
         listen.last = upto;
+        listen.from_tail = false;
         listen.flow = if live { Flow::Live } else { Flow::Asking };
         if !frames.is_empty() {
             self.put(to, frames);
         }
-        if live {
-            return;
-        }
         // More to read: at once if the client keeps up, otherwise when it has drained.
-        if slow || frames.is_empty() {
+        if !live && (frames.is_empty() || self.is_slow(to)) {
             self.pause(to, conversation);
-        } else {
-            let want = Want::Subscribe { conversation, after: upto, announce: false };
-            self.ask_for(to.index, to.channel, want, owner, mail);
+        } else if !live {
+            self.ask_items((to.index, to.channel), conversation, upto, false, owner, mail);
+        }
+        if live {
+            self.resume_if_fast(to.index, owner, mail);
+        }
+    }
+
+    /// Lets the next paused subscriptions read, if the client keeps up.
+    fn resume_if_fast(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
+        let cap = self.settings.outbox_bytes_max as usize;
+        if self.at(index).may_resume(cap) {
+            self.resume_paused(index, owner, mail);
         }
     }
 
@@ -136,31 +213,33 @@ impl Front {
             return;
         }
         let oldest = (session.listens.len() >= LISTENS_MAX).then(|| session.listens.remove(0));
-        let last = if after == FROM_TAIL { 0 } else { after };
-        session.listens.push(Listen { conversation, last, flow: Flow::Asking });
+        let from_tail = after == FROM_TAIL;
+        let last = if from_tail { 0 } else { after };
+        session.listens.push(Listen { conversation, last, from_tail, flow: Flow::Asking });
         if let Some(oldest) = oldest {
             let want = Want::Unsubscribe { conversation: oldest.conversation };
             self.ask_for(to.index, to.channel, want, owner, mail);
         }
-        let want = Want::Subscribe { conversation, after, announce: true };
-        self.ask_for(to.index, to.channel, want, owner, mail);
+        self.ask_items((to.index, to.channel), conversation, after, true, owner, mail);
     }
 
-    /// The client has drained: its paused subscriptions read on from the log.
+    /// The client has drained: its paused subscriptions read on from the log, as many at a time as may.
     pub(super) fn resume_paused(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
         let connection = self.at(index);
-        connection.paused = 0;
+        let turns = ASKING_MAX.saturating_sub(connection.asking) as usize;
         let Some(ready) = connection.ready_mut() else { return };
-        let mut resumed = Vec::new();
-        for (&channel, session) in &mut ready.sessions {
-            for listen in session.listens.iter_mut().filter(|listen| listen.flow == Flow::Paused) {
-                listen.flow = Flow::Asking;
-                resumed.push((channel, listen.conversation, listen.last));
-            }
-        }
-        for (channel, conversation, after) in resumed {
-            let want = Want::Subscribe { conversation, after, announce: true };
-            self.ask_for(index, channel, want, owner, mail);
+        let resumed: Vec<_> = ready
+            .sessions
+            .iter()
+            .flat_map(|(&channel, session)| session.listens.iter().map(move |listen| (channel, *listen)))
+            .filter(|(_, listen)| listen.flow == Flow::Paused)
+            .take(turns)
+            .collect();
+        for (channel, listen) in resumed {
+            let connection = self.at(index);
+            connection.paused = connection.paused.saturating_sub(1);
+            let after = if listen.from_tail { FROM_TAIL } else { listen.last };
+            self.ask_items((index, channel), listen.conversation, after, true, owner, mail);
         }
     }
 
@@ -203,5 +282,34 @@ impl Front {
         mail: &mut Mail<'_>,
     ) {
         self.handed_over(id, state, owner, mail);
+    }
+}
+
+/// The conversation a RECEIPT frame is about.
+fn receipt_of(frame: &[u8]) -> ConversationId {
+    ConversationId(u64::from_le_bytes(frame[RECEIPT_OF].try_into().expect("a whole RECEIPT")))
+}
+
+#[cfg(test)]
+mod tests {
+    use ringdesk_protocol::{ClientMessage, Code, ServerMessage};
+
+    use super::*;
+
+    #[test]
+    fn kinds_and_places_are_what_the_protocol_says() {
+        for (kind, name) in
+            [(RECEIPT, "receipt"), (TYPING, "typing"), (PAGE, "page"), (REJECT, "reject"), (QUEUE, "queue")]
+        {
+            assert!(ServerMessage::KINDS.contains(&(kind, name)), "{name}");
+        }
+        assert!(ClientMessage::KINDS.contains(&(HISTORY, "history")));
+        let rejection =
+            crate::frames::Rejection { code: Code::Busy, of: HISTORY, conversation: 1, detail: 0 };
+        let frame = rejection.frame(1);
+        assert_eq!((frame[KIND_AT], frame[REJECT_OF_AT]), (REJECT, HISTORY));
+        let id = ConversationId(0x1234_5678_9abc_def0);
+        let receipt = crate::frames::receipt(id, ringdesk_desk::ids::Side::Staff, 1, 1);
+        assert_eq!((receipt[KIND_AT], receipt_of(&receipt)), (RECEIPT, id));
     }
 }

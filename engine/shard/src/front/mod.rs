@@ -37,8 +37,15 @@ const LANE_RESERVE: u32 = 64;
 const POOL_BUFFERS: usize = 1024;
 const POOL_BUFFER_BYTES: usize = 64 << 10;
 
-/// A client whose answers pile up this many times the outbox cap reads nothing: it is closed.
-const OUTBOX_HARD_FACTOR: usize = 16;
+/// Bytes beyond the outbox cap that answers to a client's own requests may pile up to. What is pushed stops at the
+/// cap, so a client that gets here sends requests and never reads: it is closed.
+const ANSWERS_BYTES_MAX: usize = 4 << 20;
+
+/// Subscriptions of one connection that read the log at once; the others wait paused for their turn.
+const ASKING_MAX: u32 = 4;
+
+/// HISTORY requests of one connection that are read at once. More: BUSY.
+const PAGES_OUT_MAX: u32 = 8;
 
 /// All connections of a shard.
 pub struct Front {
@@ -179,7 +186,7 @@ impl Front {
         let cap = self.settings.outbox_bytes_max as usize;
         let Some(connection) = self.get(id) else { return };
         connection.sending_bytes = 0;
-        let resume = connection.paused > 0 && connection.backlog_bytes() < cap / 2;
+        let resume = connection.may_resume(cap);
         self.touch(id.index);
         if resume {
             self.resume_paused(id.index, owner, mail);
@@ -271,6 +278,10 @@ impl Front {
         );
         let room = self.lane_room.get(usize::from(to)).copied().unwrap_or(0);
         if !must && room <= LANE_RESERVE {
+            if matches!(ask.want, Want::History { .. }) {
+                let connection = self.at(ask.from.index);
+                connection.pages_out = connection.pages_out.saturating_sub(1);
+            }
             self.refuse(ask.from, ask.tag, ask.kind, ask.want.conversation(), Code::Busy);
             return;
         }
@@ -289,7 +300,7 @@ impl Front {
 
     /// Puts a frame into a session's outbox, if it is still there.
     fn put(&mut self, to: SessionRef, frame: &[u8]) {
-        let hard = self.settings.outbox_bytes_max as usize * OUTBOX_HARD_FACTOR;
+        let hard = self.settings.outbox_bytes_max as usize + ANSWERS_BYTES_MAX;
         let Some(connection) = self.by_ref(to) else { return };
         connection.put_frames(to.channel, frame);
         if connection.backlog_bytes() > hard {

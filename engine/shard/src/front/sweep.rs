@@ -40,7 +40,7 @@ impl Front {
             return;
         }
         // A subscription that could not be read when asked tries again here, if nothing is in the way.
-        let resume = connection.paused > 0 && connection.backlog_bytes() < cap / 2;
+        let resume = connection.may_resume(cap);
         let limit = match connection.phase {
             Phase::Ready(_) => silence_s,
             _ => GREETING_S,
