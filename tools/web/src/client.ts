@@ -174,6 +174,7 @@ export class Client {
     if (entry === undefined) return false;
     this.#attention.stopTyping(conversation);
     this.#sender.flush(conversation);
+    this.link.hurry();
     this.#changed();
     return true;
   }
@@ -203,7 +204,8 @@ export class Client {
     const before = thread.oldest;
     const message = { type: "history", conversation, before, after: 0, limit: HISTORY_ITEMS } as const;
     thread.loading = this.#call(message, { of: "older", conversation });
-    this.#changed();
+    // A notice for nothing would make a page that asks whenever it is drawn ask for ever.
+    if (thread.loading) this.#changed();
   }
 
   look(conversation: string | undefined): void {

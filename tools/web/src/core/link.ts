@@ -39,6 +39,8 @@ export interface LinkOwner {
 const WELCOME_MS_MAX = 10_000;
 /** After waking up (page visible again, network back) a live server answers a PING within this. */
 const PROBE_MS = 4_000;
+/** Somebody in a hurry makes at most one attempt in this time. */
+const HURRY_MS = 1_500;
 /** A connection that lived this long resets the backoff. */
 const STABLE_MS = 5_000;
 /** After a goodbye that says this client is at fault: not in a tight loop. */
@@ -64,6 +66,7 @@ export class Link {
   #sentAt = 0;
   #receivedAt = 0;
   #retryAfterMs = 0;
+  #triedAt = 0;
 
   constructor(
     private readonly owner: LinkOwner,
@@ -96,12 +99,17 @@ export class Link {
     void this.#open();
   }
 
-  /** The page woke up: an attempt that is due later is made now, a connection is probed. */
+  /** Somebody waits for the connection: an attempt that is due later is made now, unless one was just made. */
+  hurry(): void {
+    if (this.phase !== "waiting" || this.#retryAfterMs > 0 || Date.now() - this.#triedAt < HURRY_MS) return;
+    this.#drop();
+    void this.#open();
+  }
+
+  /** The page woke up: like `hurry`, and a connection is probed. */
   wake(): void {
-    if (this.phase === "waiting" && this.#retryAfterMs === 0) {
-      this.#drop();
-      void this.#open();
-    } else if (this.phase === "online") {
+    this.hurry();
+    if (this.phase === "online") {
       const life = this.#life;
       const since = Date.now();
       this.send({ type: "ping", nonce: NO_DEVICE });
@@ -127,6 +135,7 @@ export class Link {
 
   async #open(): Promise<void> {
     const life = ++this.#life;
+    this.#triedAt = Date.now();
     this.#turn("connecting");
     let ticket: { ticket: string; ws: string };
     try {

@@ -374,3 +374,38 @@ test("a visitor's browser comes back to its conversation, receipts and all", asy
   assert.deepEqual([thread?.status, thread?.agentName], ["assigned", "Ana"]);
   assert.deepEqual(thread?.marks.staff, { delivered: 2, read: 1 });
 });
+
+test("asking for older items without a connection tells nobody: a page that asks when drawn would spin", async () => {
+  const tab = await visitor(100);
+  tab.socket.cut();
+  await settle();
+  let told = 0;
+  tab.client.subscribe(() => (told += 1));
+  tab.client.older(CONVERSATION);
+  await settle();
+  assert.equal(told, 0);
+  await pass(BACKOFF_FIRST_MS);
+  await tab.welcome();
+  assert.equal(tab.socket.last("history")["before"], 101, "asked for once it can be");
+});
+
+test("who writes while the next attempt is far away does not wait for it, but a server's delay stands", async () => {
+  const tab = await visitor();
+  for (let attempt = 0; attempt < 8; attempt++) {
+    tab.socket.cut();
+    await pass(BACKOFF_MAX_MS);
+  }
+  tab.socket.cut();
+  const before = tab.sockets.length;
+  await pass(2_000);
+  tab.client.send(CONVERSATION, "a");
+  tab.client.send(CONVERSATION, "b");
+  await settle();
+  assert.equal(tab.sockets.length, before + 1);
+  await tab.welcome();
+  tab.socket.say({ type: "goodbye", code: "BUSY", retry_after_ms: 60_000, sentence: "" });
+  await pass(5_000);
+  tab.client.send(CONVERSATION, "c");
+  await settle();
+  assert.equal(tab.sockets.length, before + 1);
+});
