@@ -260,8 +260,8 @@ try {
         }
       };
       const hands = Promise.all([write(visitor, "visitor"), write(agent, "agent")]);
-    // Looked at below; a failure until then is no unhandled one.
-    hands.catch(() => {});
+      // Looked at below; a failure until then is no unhandled one.
+      hands.catch(() => {});
       await visitor.waitForTimeout(1200);
       await server.kill();
       await visitor.waitForTimeout(700);
@@ -423,10 +423,10 @@ try {
       await bo.locator(".composer").waitFor();
       await say(bo, "Bo here, I have read everything.");
       await until("taken by the server", async () => {
-      const row = (await log(bo)).find(([, text]) => text === "Bo here, I have read everything.");
-      return row !== undefined && row[0] > 0;
-    });
-    await shot(bo, "phone-agent-chat");
+        const row = (await log(bo)).find(([, text]) => text === "Bo here, I have read everything.");
+        return row !== undefined && row[0] > 0;
+      });
+      await shot(bo, "phone-agent-chat");
       await bo.locator(".back").tap();
       await bo.locator(".own .entry").first().waitFor();
       await shot(agent, "agent-offline-declared");

@@ -187,19 +187,18 @@ export class Desk {
   }
 
   #entry(thread: Thread): Entry {
-    const last = thread.sorted().at(-1);
-    const text =
-      last === undefined
-        ? this.words.noMessages
-        : last.type === "deliver"
-          ? last.body
-          : stateLine(last, false, this.words);
+    const items = thread.sorted();
+    // Who took it and who left is in the conversation; the list is about what was said.
+    const last = items.findLast((item) => item.type === "deliver") ?? items.at(-1);
+    let text = this.words.noMessages;
+    if (last !== undefined) text = last.type === "deliver" ? last.body : stateLine(last, false, this.words);
     return {
       id: thread.id,
       visitor: visitorName(thread.visitor, thread.id),
       own: thread.own,
       status: thread.status,
-      unread: thread.unread,
+      // Only the owner's reading counts; what comes into others' conversations is not this agent's to read.
+      unread: thread.own ? thread.unread : 0,
       last: text,
       at: millisOf(last?.at ?? thread.since),
       typing: thread.typing !== undefined,

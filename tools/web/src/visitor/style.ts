@@ -10,7 +10,7 @@ export const style = css`
     --text: #17211f;
     --soft: #56635f;
     --line: #dde3e1;
-    --theirs: #eaefed;
+    --theirs: #ffffff;
     --read: #0f6e66;
     --warn: #a33b1f;
     --shadow: 0 12px 40px rgb(10 30 26 / 22%);
