@@ -30,6 +30,8 @@ struct World {
     closed: Vec<(u16, u32)>,
     now: Now,
     hold_disk: bool,
+    hold_reads: bool,
+    held_reads: Vec<(u16, DiskOp)>,
     next_index: u32,
     handed_over: usize,
 }
@@ -101,6 +103,8 @@ impl World {
             closed: Vec::new(),
             now,
             hold_disk: false,
+            hold_reads: false,
+            held_reads: Vec::new(),
             next_index: 0,
             handed_over: 0,
         }
@@ -117,6 +121,15 @@ impl World {
     fn advance_ms(&mut self, ms: u64) {
         self.now.mono_ns += ms * 1_000_000;
         self.now.wall_ms += ms;
+        self.settle();
+    }
+
+    /// Lets the reads go on that were held back.
+    fn release_reads(&mut self) {
+        self.hold_reads = false;
+        for (shard, op) in std::mem::take(&mut self.held_reads) {
+            self.disk[usize::from(shard)].push_back(op);
+        }
         self.settle();
     }
 
@@ -194,6 +207,7 @@ impl World {
                 self.moved.insert((shard, conn.index), (to, there.index));
                 self.inputs[usize::from(to)].events.push(Input::HandedOver { conn: there, state });
             }
+            Output::Disk(op @ DiskOp::Read { .. }) if self.hold_reads => self.held_reads.push((shard, op)),
             Output::Disk(op) => self.disk[usize::from(shard)].push_back(op),
             Output::ToShard { to, message } => self.lanes.push_back((shard, to, message)),
             Output::Fatal(sentence) => panic!("shard {shard} stopped: {sentence}"),
@@ -309,6 +323,13 @@ impl World {
     }
 
     fn agent(&mut self, shard: u16, n: u64) -> Client {
+        let client = self.agent_at(shard, n, &[]);
+        let online = ClientMessage::Presence { n, availability: Availability::Online, capacity: 5 };
+        self.say(client, &online, 2);
+        client
+    }
+
+    fn agent_at(&mut self, shard: u16, n: u64, cursors: &[Cursor]) -> Client {
         let client = self.connect(shard);
         let ticket = ticket("agent", "ana", 7);
         let hello = ClientMessage::Hello {
@@ -317,11 +338,9 @@ impl World {
             role: Role::Agent,
             device: 900 + n,
             ticket: &ticket,
-            cursors: &[],
+            cursors,
         };
         self.say(client, &hello, 1);
-        let online = ClientMessage::Presence { n, availability: Availability::Online, capacity: 5 };
-        self.say(client, &online, 2);
         client
     }
 
@@ -516,4 +535,42 @@ fn a_slow_client_is_served_from_the_log_and_misses_nothing() {
         .map(|text| text.split(' ').next().unwrap().parse().unwrap())
         .collect();
     assert_eq!(seqs, (4..42).collect::<Vec<u64>>());
+}
+
+/// Found by the simulator: the session listened to nothing yet when the assignment was released, and nobody asked
+/// again whether it owns the conversation.
+#[test]
+fn an_agent_assigned_while_it_catches_up_is_told() {
+    let mut world = World::new(1);
+    let agent = world.agent(0, 1);
+    let visitor = world.visitor(0, "v-1", 11, &[]);
+    let conversation = world.open(visitor, 1);
+    world.say(visitor, &send(conversation, 1, 0, "hello"), 4);
+    let offline = ClientMessage::Presence { n: 2, availability: Availability::Offline, capacity: 5 };
+    world.say(agent, &offline, 5);
+    world.hold_reads = true;
+    let second = world.agent_at(0, 2, &[Cursor::new(conversation, 1, 3)]);
+    let online = ClientMessage::Presence { n: 1, availability: Availability::Online, capacity: 5 };
+    world.say(second, &online, 6);
+    assert_eq!(world.held_reads.len(), 1, "the session is still catching up");
+    world.release_reads();
+    let seen = world.heard(second);
+    assert!(seen.contains(&"state 5 assigned Ana".to_owned()), "{seen:?}");
+    assert!(seen.contains(&"assigned after=5 epoch=2".to_owned()), "{seen:?}");
+}
+
+/// Found by the simulator: receipts that moved while a session caught up were pushed to the others only.
+#[test]
+fn a_session_that_goes_live_knows_the_receipts() {
+    let mut world = World::new(1);
+    let visitor = world.visitor(0, "v-1", 11, &[]);
+    let conversation = world.open(visitor, 1);
+    world.say(visitor, &send(conversation, 1, 0, "hello"), 4);
+    world.hold_reads = true;
+    let second = world.visitor(0, "v-1", 12, &[Cursor::new(conversation, 1, 0)]);
+    world.say(visitor, &ClientMessage::Receipt { conversation, delivered: 2, read: 1 }, 5);
+    assert_eq!(world.heard(second), ["welcome v-1@demo"]);
+    world.release_reads();
+    let seen = world.heard(second);
+    assert_eq!(seen, ["deliver 1 visitor: hello", "state 2 queued", "receipt"]);
 }

@@ -255,6 +255,12 @@ impl Device {
     }
 
     fn rejected(&mut self, tag: u32, refused: &Refused, scene: &mut Scene<'_>) {
+        let own = self.threads.contains_key(&refused.conversation);
+        assert!(
+            tag != 0 || !own || refused.code != Code::NotFound,
+            "C1: {:016x} was opened and is NOT_FOUND on resume",
+            refused.conversation
+        );
         let Some(attempt) = self.attempts.remove(&tag) else {
             panic!("a REJECT {:?} with tag {tag}, which nobody used", refused.code);
         };
