@@ -159,11 +159,9 @@ impl Hand {
         let Job { user, key, file, work } = job;
         let mut done = Done { user, result: 0, read: None, key, opened: None };
         let outcome = match work {
-            Work::Create { bytes, header } => {
-                create_segment(&self.data, LogId(key.0), key.1, bytes, &header)
-                    .and_then(|()| self.open(None, true, &mut done))
-                    .map(|_| 0)
-            }
+            Work::Create { bytes, header } => create_segment(&self.data, LogId(key.0), key.1, bytes, &header)
+                .and_then(|()| self.open(None, true, &mut done))
+                .map(|_| 0),
             Work::Write { offset, pages } => {
                 self.open(file, false, &mut done).and_then(|file| self.write(&file, pages.as_bytes(), offset))
             }
@@ -174,9 +172,7 @@ impl Hand {
                 done.read = Some((buffer, from, pages));
                 count
             }
-            Work::Sync => {
-                self.open(file, false, &mut done).and_then(|file| file.sync_data()).map(|()| 0)
-            }
+            Work::Sync => self.open(file, false, &mut done).and_then(|file| file.sync_data()).map(|()| 0),
         };
         done.result = match outcome {
             Ok(count) => i32::try_from(count).expect("less than 2 GiB in one call"),

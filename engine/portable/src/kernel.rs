@@ -224,7 +224,8 @@ impl PortableKernel {
             Some(Target::Send(entry)) => self.connection(entry).send.take().map(|send| send.wait),
             None => return,
         };
-        wait.expect("an operation that is out waits").stop();
+        self.poller.stop(&wait);
+        assert!(wait.is_some(), "the operation {target:#x} is out but does not wait");
         self.complete(target, -Errno::CANCELED.raw_os_error());
     }
 
@@ -338,14 +339,14 @@ impl Drop for PortableKernel {
     /// have; they work on copies.
     fn drop(&mut self) {
         self.fleet.berth(self.shard).close();
-        for connection in self.connections.iter().flatten() {
-            let receive = connection.receive.iter().map(|receive| &receive.wait);
-            let send = connection.send.iter().map(|send| &send.wait);
-            receive.chain(send).for_each(Wait::stop);
-        }
         let (connections, listeners) =
             (std::mem::take(&mut self.connections), std::mem::take(&mut self.listeners));
-        listeners.iter().filter_map(|listener| listener.accept.as_ref()).for_each(|accept| accept.wait.stop());
+        let waits = connections.iter().flatten().flat_map(|connection| {
+            let receive = connection.receive.as_ref().map(|receive| &receive.wait);
+            receive.into_iter().chain(connection.send.as_ref().map(|send| &send.wait))
+        });
+        let accepts = listeners.iter().filter_map(|listener| listener.accept.as_ref());
+        self.poller.stop(waits.chain(accepts.map(|accept| &accept.wait)));
         self.poller.inside(|| drop((connections, listeners)));
     }
 }

@@ -33,7 +33,7 @@ pub(crate) enum Token {
     Writable { entry: u32, wait: u64 },
 }
 
-/// A wait under way. Dropping it does not end it.
+/// A wait under way. Dropping it does not end it, [`Poller::stop`] does.
 #[derive(Debug)]
 pub(crate) struct Wait {
     /// Unique among the waits of this shard.
@@ -45,17 +45,6 @@ pub(crate) struct Wait {
 struct WaitState {
     stopped: Cell<bool>,
     waker: RefCell<Option<Waker>>,
-}
-
-impl Wait {
-    /// Ends it without a token. Its task lets go of the descriptor when it next runs, before [`Poller::inside`] does
-    /// anything.
-    pub(crate) fn stop(&self) {
-        self.state.stopped.set(true);
-        if let Some(waker) = self.state.waker.take() {
-            waker.wake();
-        }
-    }
 }
 
 /// Tokens of waits that are over, and the sleeper that waits for the first.
@@ -105,10 +94,24 @@ impl Poller {
         self.waits += 1;
         let number = self.waits;
         let state = Rc::new(WaitState::default());
-        let wait = wait_for(Rc::clone(stream), writable, Rc::clone(&state), Rc::clone(&self.over), token(number));
+        let wait =
+            wait_for(Rc::clone(stream), writable, Rc::clone(&state), Rc::clone(&self.over), token(number));
         // Detached: the task ends with its wait.
         self.inside(|| drop(monoio::spawn(wait)));
         Wait { number, state }
+    }
+
+    /// Ends waits without a token. Their tasks let go of the descriptors before [`Self::inside`] next acts.
+    pub(crate) fn stop<'a>(&mut self, waits: impl IntoIterator<Item = &'a Wait>) {
+        // monoio wakes a task of its own only from inside.
+        self.inside(|| {
+            for wait in waits {
+                wait.state.stopped.set(true);
+                if let Some(waker) = wait.state.waker.take() {
+                    waker.wake();
+                }
+            }
+        });
     }
 
     /// Puts a token back: its owner is not done with what is there.

@@ -200,7 +200,9 @@ impl PortableKernel {
 
     pub(super) fn take_parcels(&mut self, out: &mut Vec<Completion>) {
         for _ in 0..self.completions_per_turn {
-            let Some(Parcel { token, descriptor }) = self.fleet.berth(self.shard).parcels.pop() else { return };
+            let Some(Parcel { token, descriptor }) = self.fleet.berth(self.shard).parcels.pop() else {
+                return;
+            };
             match self.adopt(descriptor) {
                 Ok(entry) => {
                     let user = arrival(token);
