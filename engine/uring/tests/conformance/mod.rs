@@ -1,8 +1,14 @@
-//! A small shard that echoes, hands over, talks to its neighbour and uses the disk; and threads that run it.
+//! What every kernel that talks to a real host has to do, whatever carries it out: the portable backend's tests
+//! include this module too.
+//!
+//! Order: a small shard that echoes, hands over, talks to its neighbour and uses the disk; two threads that run it
+//! over a kernel of the caller's; what the clients see.
 
 use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -15,11 +21,11 @@ use ringdesk_ring::mesh;
 use ringdesk_shard::io::{ConnId, Input, Inputs, ListenerKind, Now, Output, Outputs};
 use ringdesk_shard::message::{HandOver, Identity, Principal, ShardMessage, Transport};
 use ringdesk_uring::clock::HostClock;
+use ringdesk_uring::kernel::Kernel;
 use ringdesk_uring::listen::{self, Endpoint};
 use ringdesk_uring::mailbox::{Letter, Mailbox};
 use ringdesk_uring::reactor::{Limits, Reactor, ReactorCounts};
 use ringdesk_uring::run::RunEnd;
-use ringdesk_uring::sys::{Features, Fleet, SysConfig, SysKernel};
 use ringdesk_uring::table::TableCounts;
 use ringdesk_uring::turn::Turn;
 
@@ -173,33 +179,35 @@ impl Turn for Echo {
     }
 }
 
-/// How a shard's thread ended.
-pub struct Ended {
+/// How a shard's thread ended. `found`: what the opener of its kernel wanted to remember.
+pub struct Ended<F> {
     pub end: RunEnd,
     pub reactor: ReactorCounts,
     pub table: TableCounts,
-    pub notices: Vec<String>,
-    pub features: Features,
+    pub found: F,
 }
 
 /// Two shards on threads of their own.
-pub struct Pair {
+pub struct Pair<F> {
     pub addresses: Vec<SocketAddr>,
     mailboxes: Vec<Mailbox>,
-    threads: Vec<JoinHandle<Ended>>,
+    threads: Vec<JoinHandle<Ended<F>>>,
 }
 
 /// A fresh folder for a test's logs.
-pub fn folder(name: &str) -> PathBuf {
+fn folder(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&path);
     std::fs::create_dir_all(&path).expect("a folder");
     path
 }
 
-impl Pair {
-    pub fn start(name: &str, adjust: impl Fn(&mut SysConfig)) -> Self {
-        let fleet = Fleet::new(2).expect("eventfds");
+impl<F: Send + 'static> Pair<F> {
+    /// `open` is called on the shard's thread with the shard's number, its data folder and its listener.
+    pub fn start<K: Kernel>(
+        name: &str,
+        open: impl Fn(u16, PathBuf, Vec<OwnedFd>) -> (K, F) + Clone + Send + 'static,
+    ) -> Self {
         let data = folder(name);
         let (mut addresses, mut mailboxes, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         for (shard, port) in (0u16..).zip(mesh(2, 64)) {
@@ -207,15 +215,11 @@ impl Pair {
             let listening = listen::open(&any, 1).expect("a free port");
             let Endpoint::Tcp(address) = listening.endpoint else { unreachable!() };
             addresses.push(address);
-            let mut config = SysConfig::new(shard, data.join(format!("{shard}")));
-            config.entries = 256;
-            adjust(&mut config);
-            let fleet = Arc::clone(&fleet);
+            let (open, data) = (open.clone(), data.join(format!("{shard}")));
             let (started, mailbox) = channel();
             threads.push(std::thread::spawn(move || {
-                let kernel = SysKernel::open(&config, fleet, listening.sockets).expect("a ring");
-                let (notices, features) = (kernel.notices().to_vec(), kernel.features());
-                run(kernel, shard, port, started, notices, features)
+                let (kernel, found) = open(shard, data, listening.sockets);
+                run(kernel, shard, port, started, found)
             }));
             mailboxes.push(mailbox.recv().expect("the shard starts"));
         }
@@ -228,27 +232,126 @@ impl Pair {
         stream
     }
 
-    pub fn stop(self) -> Vec<Ended> {
+    pub fn stop(self) -> Vec<Ended<F>> {
         for mailbox in &self.mailboxes {
             mailbox.post(Letter::Stop).expect("an empty mailbox");
         }
         self.threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     }
+
+    /// Stops a pair that [`talk`]ed, and looks at what it counted.
+    pub fn stop_well(self) -> Vec<Ended<F>> {
+        std::thread::sleep(Duration::from_millis(20)); // The closes of the clients reach the shards.
+        let ended = self.stop();
+        for Ended { end, table, .. } in &ended {
+            assert_eq!(*end, RunEnd::Stopped);
+            assert_eq!((table.handed_out, table.handed_in), (1, 1));
+            assert!(table.accepted >= 4, "{table:?}");
+        }
+        ended
+    }
 }
 
-fn run(
-    kernel: SysKernel,
+fn run<K: Kernel, F>(
+    kernel: K,
     shard: u16,
     port: ringdesk_ring::Port<ShardMessage>,
     started: Sender<Mailbox>,
-    notices: Vec<String>,
-    features: Features,
-) -> Ended {
+    found: F,
+) -> Ended<F> {
     let mut reactor =
         Reactor::new(kernel, Echo::new(shard), port, &[ListenerKind::Binary], Limits::default());
     started.send(reactor.mailbox()).expect("the test waits");
     let mut clock = HostClock::start();
     let end = reactor.run(&mut clock, Duration::ZERO, &mut |_news| ControlFlow::Continue(()));
     let (counts, table) = reactor.counts();
-    Ended { end, reactor: counts, table, notices, features }
+    Ended { end, reactor: counts, table, found }
+}
+
+fn exchange(stream: &mut TcpStream, send: &[u8], expect: &[u8]) {
+    stream.write_all(send).expect("the shard reads");
+    let mut got = vec![0; expect.len()];
+    stream.read_exact(&mut got).expect("the shard answers");
+    assert_eq!(got, expect);
+}
+
+/// The other end is closed, as opposed to silent.
+fn assert_gone(stream: &mut TcpStream) {
+    match stream.read(&mut [0; 1]) {
+        Ok(0) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        other => panic!("{other:?} on a connection that should be gone"),
+    }
+}
+
+/// Everything the small shard can do, over both shards.
+pub fn talk<F: Send + 'static>(pair: &Pair<F>) {
+    for shard in [0, 1] {
+        let mut echo = pair.connect(shard);
+        exchange(&mut echo, b"ehello", b"hello");
+        exchange(&mut echo, b"again", b"again");
+
+        let mut moved = pair.connect(shard);
+        exchange(&mut moved, b"hover there", b"over there");
+        exchange(&mut moved, b"still here", b"still here");
+        exchange(&mut echo, b"both live", b"both live");
+
+        std::thread::sleep(Duration::from_millis(30)); // Both shards sleep now.
+        exchange(&mut pair.connect(shard), b"m", b"answer 8");
+        exchange(&mut pair.connect(shard), b"d", b"stored");
+    }
+    // Larger than all receive buffers together: starves, arms again, sends in parts.
+    let mut echo = pair.connect(0);
+    exchange(&mut echo, b"e", b"");
+    let big: Vec<u8> = (0..3_000_000u32).map(|at| (at % 251) as u8).collect();
+    let mut writer = echo.try_clone().expect("a second handle");
+    let sent = big.clone();
+    let writing = std::thread::spawn(move || writer.write_all(&sent).expect("the shard reads"));
+    let mut got = vec![0; big.len()];
+    echo.read_exact(&mut got).expect("the shard answers");
+    writing.join().expect("no panic");
+    assert!(got == big, "the echo differs");
+}
+
+/// A pair without work takes no turns.
+pub fn an_idle_pair_sleeps<F: Send + 'static>(pair: Pair<F>) {
+    exchange(&mut pair.connect(0), b"ehello", b"hello");
+    std::thread::sleep(Duration::from_millis(300));
+    for ended in pair.stop() {
+        assert!(ended.reactor.turns < 50, "{:?}", ended.reactor);
+    }
+}
+
+/// Shard 1 of the pair has 8 entries, shard 0 has more.
+pub fn a_full_table_refuses_the_hand_over_and_pauses_the_accept<F: Send + 'static>(pair: Pair<F>) {
+    let mut held: Vec<TcpStream> = (0..8).map(|_| pair.connect(1)).collect();
+    for stream in &mut held {
+        exchange(stream, b"ex", b"x");
+    }
+    // No room at shard 1: the small shard closes what could not be handed over.
+    let mut refused = pair.connect(0);
+    refused.write_all(b"hx").expect("the shard reads");
+    assert_eq!(refused.read(&mut [0; 8]).expect("closed, not stuck"), 0);
+    // A ninth connection at shard 1 is lost, and accepting goes on once there is room again.
+    let mut lost = pair.connect(1);
+    let _ = lost.write_all(b"ex"); // May find the connection gone already.
+    assert_gone(&mut lost);
+    drop(held);
+    std::thread::sleep(Duration::from_millis(120));
+    exchange(&mut pair.connect(1), b"eback", b"back");
+    let ended = pair.stop();
+    assert_eq!(ended[0].table.hand_overs_failed, 1);
+    assert!(ended[1].table.accept_errors >= 1);
+}
+
+/// Connections that were open when a pair stopped are closed.
+pub fn a_pair_dropped_at_work_leaves_nothing_behind<F: Send + 'static>(pair: Pair<F>) {
+    let mut streams: Vec<TcpStream> = (0..20).map(|at| pair.connect(at % 2)).collect();
+    for stream in &mut streams {
+        exchange(stream, b"ex", b"x");
+    }
+    pair.stop();
+    for stream in &mut streams {
+        assert_gone(stream);
+    }
 }
