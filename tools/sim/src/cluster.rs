@@ -112,6 +112,11 @@ impl Cluster {
         at.max(runner.stalled_until)
     }
 
+    /// Turns so far that ended with a message waiting for a place in a lane.
+    pub fn lanes_full(&self) -> u64 {
+        self.runners.iter().map(|runner| runner.reactor.counts().0.lanes_full).sum()
+    }
+
     /// Ends all pauses.
     pub fn wake_all(&mut self, now: u64) {
         for runner in &mut self.runners {

@@ -166,6 +166,8 @@ pub struct Cast {
     pub channels: u32,
     /// Messages per device, at most.
     pub messages: u32,
+    /// Requests one device keeps in flight, at most.
+    pub window: u32,
     /// Longest body, bytes.
     pub body_bytes: u32,
     /// Mean pause between two acts of one device.
@@ -247,14 +249,17 @@ impl Sizes {
 impl Cast {
     fn draw(rng: &mut Rng) -> Self {
         let rate = |rng: &mut Rng, max: u64| if rng.one_in(2) { rng.below(max) as u32 } else { 0 };
+        // Few seeds offer more than lanes and staging take, so that BUSY and full lanes occur.
+        let burst = rng.one_in(12);
         Self {
             visitors: rng.range(1, 6) as u32,
             devices: rng.range(1, 3) as u32,
             agents: rng.range(1, 3) as u32,
             channels: if rng.one_in(2) { rng.range(1, 3) as u32 } else { 0 },
-            messages: rng.range(1, 10) as u32,
+            messages: if burst { 60 } else { rng.range(1, 10) as u32 },
+            window: if burst { 16 } else { 4 },
             body_bytes: rng.range(1, 900) as u32,
-            pause_ns: rng.range(1, 120) * MS,
+            pause_ns: if burst { MS / 4 } else { rng.range(1, 120) * MS },
             drop_ppm: rate(rng, 200_000),
             vanish_ppm: rate(rng, 600_000),
             long_away_ppm: rate(rng, 300_000),

@@ -5,7 +5,7 @@ use ringdesk_protocol::{Availability, Role, Side, Status};
 use crate::client::device::{Device, Whose};
 use crate::client::endpoint::Endpoint;
 use crate::client::thread::Thread;
-use crate::cluster::ticket;
+use crate::cluster::{Cluster, ticket};
 use crate::kernel::Bites;
 use crate::plan::{MS, Plan, S};
 use crate::rng::Rng;
@@ -34,6 +34,10 @@ pub struct Outcome {
     pub items: u64,
     /// Facts the oracle was told.
     pub facts: u64,
+    /// BUSY answers that clients got.
+    pub busy: u64,
+    /// Turns that ended with a message waiting for a place in a lane.
+    pub lanes_full: u64,
     /// Faults carried out.
     pub bites: Bites,
 }
@@ -79,6 +83,8 @@ fn outcome(world: &World) -> Outcome {
         conversations,
         items,
         facts: world.oracle.facts,
+        busy: world.busy,
+        lanes_full: world.lanes_full + world.cluster.as_ref().map_or(0, Cluster::lanes_full),
         bites: env.bites,
     }
 }
@@ -120,7 +126,7 @@ fn add_device(world: &mut World, whose: Whose, channel: u32) -> usize {
     if matches!(device.whose, Whose::Agent(_)) {
         device.budget *= 4;
     }
-    device.window = world.rng.range(1, 4) as usize;
+    device.window = world.rng.range(1, u64::from(world.plan.cast.window)) as usize;
     device.next_act = world.now() + world.rng.below(world.plan.cast.pause_ns);
     world.devices.push(device);
     world.devices.len() - 1

@@ -55,6 +55,10 @@ pub struct World {
     pub crashes: u32,
     /// Times a shard gave up by itself.
     pub fatals: u32,
+    /// BUSY answers that clients got.
+    pub busy: u64,
+    /// Turns of earlier runs of the process that ended with a full lane.
+    pub lanes_full: u64,
     /// Print what happens.
     pub trace: bool,
     boots: u32,
@@ -84,6 +88,8 @@ impl World {
             steps: 0,
             crashes: 0,
             fatals: 0,
+            busy: 0,
+            lanes_full: 0,
             trace,
             boots: 0,
             boot_at: 0,
@@ -226,7 +232,7 @@ impl World {
         self.trace(|| format!("-- {crash:?}"));
         self.crashes += 1;
         self.env.borrow_mut().crash(crash);
-        self.cluster = None;
+        self.lanes_full += self.cluster.take().map_or(0, |cluster| cluster.lanes_full());
         self.shards = shards;
         self.boot_at = self.now() + down_ns;
         self.stop_at = None;
@@ -335,6 +341,7 @@ impl World {
             cast: &self.plan.cast,
             healed: self.healed,
             seen: &mut self.seen,
+            busy: &mut self.busy,
             trace: self.trace,
         };
         (&mut self.endpoints[index], &mut self.devices, scene)

@@ -12,15 +12,19 @@ fn seeds() -> u64 {
 #[test]
 fn every_promise_holds_and_every_fault_occurs() {
     let mut sum = Bites::default();
-    let (mut crashes, mut fatals, mut items) = (0, 0, 0);
+    let (mut crashes, mut fatals, mut items, mut busy, mut lanes_full) = (0, 0, 0, 0, 0);
     for seed in 0..seeds() {
         let outcome = run_seed(seed, false);
         sum += outcome.bites;
         crashes += outcome.crashes;
         fatals += outcome.fatals;
         items += outcome.items;
+        busy += outcome.busy;
+        lanes_full += outcome.lanes_full;
     }
-    println!("{crashes} crashes, {fatals} shards gave up, {items} items, {sum:?}");
+    println!(
+        "{crashes} crashes, {fatals} shards gave up, {items} items, {busy} BUSY, {lanes_full} full lanes, {sum:?}"
+    );
     assert!(crashes > 0 && fatals > 0 && items > 0);
     let idle: Vec<&str> =
         sum.named().into_iter().filter(|(_, times)| *times == 0).map(|(name, _)| name).collect();

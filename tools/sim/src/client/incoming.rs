@@ -264,6 +264,7 @@ impl Device {
         let Some(attempt) = self.attempts.remove(&tag) else {
             panic!("a REJECT {:?} with tag {tag}, which nobody used", refused.code);
         };
+        *scene.busy += u64::from(refused.code == Code::Busy);
         let again_at = scene.now + u64::from(refused.retry_after_ms).max(1) * MS;
         scene.trace(|| format!("{:x} REJECT {:?} of {attempt:?}", self.id, refused.code));
         match attempt {

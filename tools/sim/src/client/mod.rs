@@ -29,6 +29,8 @@ pub struct Scene<'a> {
     pub healed: bool,
     /// Answers and pushes clients saw since the process started.
     pub seen: &'a mut u64,
+    /// BUSY answers clients got.
+    pub busy: &'a mut u64,
     /// What to print, for `--trace`.
     pub trace: bool,
 }
