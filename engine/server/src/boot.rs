@@ -4,6 +4,7 @@
 //! Each step that fails ends the start with one sentence and its own exit code ([`BootError`]). Nothing is written to a
 //! log before the replay is done, and nothing is served before all of it is on the disk.
 
+pub mod backend;
 pub mod error;
 pub mod fleet;
 pub mod folder;
@@ -26,6 +27,7 @@ use ringdesk_uring::mailbox::{Letter, Mailbox};
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 
+use self::backend::Backend;
 pub use self::error::BootError;
 use self::folder::Lock;
 use crate::config::{Config, Overrides, SHARDS_MAX, TICKET_LIFETIME_S_MAX};
@@ -55,7 +57,7 @@ struct Booted {
     http: TcpListener,
     directory: Arc<dyn Directory>,
     first_start: bool,
-    backend: String,
+    backend: Backend,
 }
 
 /// Starts, serves until told to stop, and drains.
@@ -101,9 +103,9 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
     let nothing_moved = folder::same_layout_always(&data, shards)?;
     let meta = folder::next_boot(&data, shards)?;
     let descriptors = raise_descriptor_limit().unwrap_or(1024);
-    let backend = fleet::probe(&data)?;
+    let backend = backend::choose(config.fixed.backend, &data)?;
     let wanted = connections_of_one(&config.live, shards.into()).saturating_add(TABLE_RESERVE).min(TABLE_MAX);
-    let entries = wanted.min(u32::try_from(descriptors).unwrap_or(u32::MAX));
+    let entries = backend.entries(wanted, descriptors, shards);
 
     let fixed = &config.fixed;
     let mut endpoints = vec![
@@ -226,7 +228,7 @@ fn plane(booted: &Booted, overrides: &Overrides, started: Instant) -> Result<Arc
             http,
         },
         table_connections: booted.entries.saturating_sub(TABLE_RESERVE).max(1),
-        backend: booted.backend.clone(),
+        backend: booted.backend.name.clone(),
         boot_epoch: booted.meta.boot_epoch,
         started,
     })?)
@@ -279,6 +281,7 @@ fn start_shards(
     let (reports, reports_inbox) = mpsc::channel(count * 2);
     let common = Arc::new(fleet::Common {
         data: fixed.data.clone(),
+        portable: booted.backend.portable,
         entries: booted.entries,
         spin: Duration::from_micros(fixed.spin_us.into()),
         settings: Arc::new(settings),
@@ -334,7 +337,7 @@ fn announce(booted: &Booted, plane: &Plane, started: Instant) {
         "ringdeskd {}: {} shards, {}, boot {}",
         env!("CARGO_PKG_VERSION"),
         booted.shards,
-        booted.backend,
+        booted.backend.name,
         booted.meta.boot_epoch
     );
     let _ = writeln!(text, "binary     {}", addresses.binary);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::boot::backend::Wanted;
 use crate::journal::Level;
 
 /// Longest ticket lifetime that may be configured or asked for: 366 days, seconds.
@@ -27,6 +28,8 @@ pub struct Fixed {
     pub data: PathBuf,
     /// Number of shards; 0 = one per usable core.
     pub shards: u16,
+    /// io_uring, the portable kernel, or whichever the host has.
+    pub backend: Wanted,
     /// Binary protocol over TCP.
     pub listen_binary: SocketAddr,
     /// WebSocket.
@@ -80,6 +83,7 @@ impl Default for Config {
             fixed: Fixed {
                 data: PathBuf::from("./data"),
                 shards: 0,
+                backend: Wanted::Auto,
                 listen_binary: any(7801),
                 listen_websocket: any(7802),
                 listen_unix: None,
@@ -154,6 +158,7 @@ impl std::error::Error for ConfigError {}
 struct File {
     data: Option<PathBuf>,
     shards: Option<u16>,
+    backend: Option<Wanted>,
     log_level: Option<Level>,
     listen: ListenFile,
     clients: ClientsFile,
@@ -257,6 +262,7 @@ impl Config {
         }
         set(&mut self.fixed.data, file.data);
         set(&mut self.fixed.shards, file.shards);
+        set(&mut self.fixed.backend, file.backend);
         set(&mut self.fixed.listen_binary, file.listen.binary);
         set(&mut self.fixed.listen_websocket, file.listen.websocket);
         set(&mut self.fixed.listen_http, file.listen.http);
@@ -321,9 +327,10 @@ impl Config {
     pub fn reload(&mut self, next: Self) -> Reloaded {
         let mut done = Reloaded::default();
         let (a, b) = (&self.fixed, &next.fixed);
-        let fixed: [(&'static str, bool, String); 9] = [
+        let fixed: [(&'static str, bool, String); 10] = [
             ("data", a.data != b.data, a.data.display().to_string()),
             ("shards", a.shards != b.shards, a.shards.to_string()),
+            ("backend", a.backend != b.backend, a.backend.name().to_string()),
             ("listen.binary", a.listen_binary != b.listen_binary, a.listen_binary.to_string()),
             ("listen.websocket", a.listen_websocket != b.listen_websocket, a.listen_websocket.to_string()),
             ("listen.unix", a.listen_unix != b.listen_unix, format!("{:?}", a.listen_unix)),

@@ -114,3 +114,29 @@ fn a_conversation_survives_kill_9_and_other_numbers_of_shards() {
     }
     assert_eq!(agent.role, Role::Agent);
 }
+
+#[test]
+fn a_log_goes_from_one_backend_to_the_other_and_back() {
+    let folder = Folder::new("backends");
+    let small = std::fs::read_to_string(folder.path("small.toml")).expect("written by Folder");
+    let shards = ["--shards", "2"];
+    let mut server = Server::start(&folder, &shards);
+    let mut visitor = Client::visitor(&server);
+    visitor.open();
+    visitor.send(1, "over io_uring");
+    for (n, backend, body) in [(2, "portable", "over epoll"), (3, "uring", "over io_uring again")] {
+        server.kill();
+        folder.write("small.toml", &format!("backend = \"{backend}\"\n{small}"));
+        server = Server::start(&folder, &shards);
+        visitor.reconnect(&server);
+        visitor.send(n, body);
+        let mut agent = Client::agent(&server, &folder);
+        agent.online(10);
+        agent.expect(
+            |message| matches!(message, ServerMessage::Deliver { body: got, .. } if *got == body.as_bytes()),
+        );
+    }
+    assert_eq!(visitor.history(), ["over io_uring", "over epoll", "over io_uring again"]);
+    server.signal(rustix::process::Signal::TERM);
+    assert_eq!(server.exit_code(), Some(0));
+}

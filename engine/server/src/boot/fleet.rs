@@ -1,6 +1,6 @@
-//! The shards' threads: one per shard, pinned, from the ring's opening to its end.
+//! The shards' threads: one per shard, pinned, from the kernel's opening to its end.
 //!
-//! Order of a thread: pin, open the ring (rings belong to the thread that opens them), build the shard from its
+//! Order of a thread: pin, open the kernel (which belongs to the thread that opens it), build the shard from its
 //! replay, report, wait for the word to go, run. A shard that cannot go on ends the process at once: what it did not
 //! acknowledge is unknown to its clients, and the next start recovers from the disk.
 
@@ -12,6 +12,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ringdesk_portable::{PortableConfig, PortableKernel};
 use ringdesk_ring::{Port, mesh};
 use ringdesk_shard::Shard;
 use ringdesk_shard::io::ListenerKind;
@@ -20,11 +21,13 @@ use ringdesk_shard::report::ShardReport;
 use ringdesk_shard::settings::Settings;
 use ringdesk_uring::clock::{Clock, HostClock};
 use ringdesk_uring::host::pin;
+use ringdesk_uring::kernel::Kernel;
 use ringdesk_uring::mailbox::{Letter, MAILBOX_LETTERS_MAX, Mailbox};
 use ringdesk_uring::reactor::{Limits, Reactor};
 use ringdesk_uring::run::{News, RunEnd};
-use ringdesk_uring::sys::{Fleet, SysConfig, SysKernel};
+use ringdesk_uring::sys::{SysConfig, SysKernel};
 
+use super::backend::Fleets;
 use super::error::BootError;
 use super::replay::Replayed;
 use crate::say;
@@ -36,7 +39,9 @@ const LANE_MESSAGES: usize = 4_096;
 pub struct Common {
     /// Data folder.
     pub data: PathBuf,
-    /// Entries of each ring's descriptor table.
+    /// Whether the portable kernel runs instead of io_uring.
+    pub portable: bool,
+    /// Entries of each shard's descriptor table.
     pub entries: u32,
     /// How long a shard stays awake without work.
     pub spin: Duration,
@@ -56,7 +61,7 @@ pub struct Common {
 pub struct Running {
     /// By shard.
     pub mailboxes: Vec<Mailbox>,
-    /// What the rings had to do without, as the first shard found it.
+    /// What the kernels had to do without, as the first shard found it.
     pub notices: Vec<String>,
     threads: Vec<JoinHandle<()>>,
     go: Vec<mpsc::SyncSender<()>>,
@@ -68,20 +73,6 @@ struct Started {
     notices: Vec<String>,
 }
 
-/// Opens a small ring and closes it again: everything that the kernel may deny is found before the replay.
-pub fn probe(data: &std::path::Path) -> Result<String, BootError> {
-    let kernel = |error: &dyn std::fmt::Display| BootError::Kernel(error.to_string());
-    let fleet = Fleet::new(1).map_err(|error| kernel(&format!("no eventfd can be made: {error}")))?;
-    let mut config = SysConfig::new(0, data.to_path_buf());
-    config.entries = 64;
-    config.submission_entries = 64;
-    config.completion_entries = 256;
-    config.receive_buffers = 8;
-    let ring = SysKernel::open(&config, fleet, Vec::new()).map_err(|error| kernel(&error))?;
-    let disk = if ring.features().direct_io { "O_DIRECT and O_DSYNC" } else { "fdatasync" };
-    Ok(format!("io_uring, {disk}"))
-}
-
 /// Starts the threads and waits until all shards stand ready. They serve after [`Running::go`].
 pub fn start(
     replayed: Vec<Replayed>,
@@ -90,8 +81,7 @@ pub fn start(
     mut listeners: Vec<Vec<OwnedFd>>,
 ) -> Result<Running, BootError> {
     let count = u16::try_from(replayed.len()).expect("at most 1024 shards");
-    let fleet =
-        Fleet::new(count).map_err(|error| BootError::Kernel(format!("no eventfd can be made: {error}")))?;
+    let fleets = Fleets::new(common.portable, count)?;
     let mut ports = mesh::<ShardMessage>(count, LANE_MESSAGES);
     let (tell, told) = mpsc::channel::<Result<Started, BootError>>();
     let mut running =
@@ -104,14 +94,13 @@ pub fn start(
             common: common.clone(),
             replayed,
             port: ports.remove(0),
-            fleet: fleet.clone(),
             kinds: kinds.to_vec(),
             listeners: listeners.remove(0),
         };
-        let tell = tell.clone();
+        let (tell, fleets) = (tell.clone(), fleets.clone());
         let thread = std::thread::Builder::new()
             .name(format!("rd-shard-{shard}"))
-            .spawn(move || seat.live(&tell, &gone))
+            .spawn(move || seat.live(fleets, &tell, &gone))
             .map_err(|error| {
                 BootError::Kernel(format!("the thread of shard {shard} cannot start: {error}"))
             })?;
@@ -156,16 +145,45 @@ struct Seat {
     common: Arc<Common>,
     replayed: Replayed,
     port: Port<ShardMessage>,
-    fleet: Arc<Fleet>,
     kinds: Vec<ListenerKind>,
     listeners: Vec<OwnedFd>,
 }
 
 impl Seat {
-    fn live(self, tell: &mpsc::Sender<Result<Started, BootError>>, gone: &mpsc::Receiver<()>) {
+    fn live(
+        self,
+        fleets: Fleets,
+        tell: &mpsc::Sender<Result<Started, BootError>>,
+        gone: &mpsc::Receiver<()>,
+    ) {
+        match fleets {
+            Fleets::Uring(fleet) => self.live_over(tell, gone, |shard, common, listeners| {
+                let mut config = SysConfig::new(shard, common.data.clone());
+                config.entries = common.entries;
+                let kernel = SysKernel::open(&config, fleet, listeners).map_err(|error| error.to_string())?;
+                let notices = kernel.notices().to_vec();
+                Ok((kernel, notices))
+            }),
+            Fleets::Portable(fleet) => self.live_over(tell, gone, |shard, common, listeners| {
+                let mut config = PortableConfig::new(shard, common.data.clone());
+                config.entries = common.entries;
+                let kernel =
+                    PortableKernel::open(&config, fleet, listeners).map_err(|error| error.to_string())?;
+                let notices = kernel.notices().to_vec();
+                Ok((kernel, notices))
+            }),
+        }
+    }
+
+    fn live_over<K: Kernel>(
+        self,
+        tell: &mpsc::Sender<Result<Started, BootError>>,
+        gone: &mpsc::Receiver<()>,
+        open: impl FnOnce(u16, &Common, Vec<OwnedFd>) -> Result<(K, Vec<String>), String>,
+    ) {
         let (shard, common) = (self.shard, self.common.clone());
         let mut clock = HostClock::start();
-        let mut reactor = match self.build(&mut clock) {
+        let mut reactor = match self.build(&mut clock, open) {
             Ok((reactor, notices)) => {
                 let started = Started { shard, mailbox: reactor.mailbox(), notices };
                 if tell.send(Ok(started)).is_err() || gone.recv().is_err() {
@@ -192,18 +210,19 @@ impl Seat {
         }
     }
 
-    fn build(self, clock: &mut HostClock) -> Result<(Reactor<SysKernel, Shard>, Vec<String>), BootError> {
+    fn build<K: Kernel>(
+        self,
+        clock: &mut HostClock,
+        open: impl FnOnce(u16, &Common, Vec<OwnedFd>) -> Result<(K, Vec<String>), String>,
+    ) -> Result<(Reactor<K, Shard>, Vec<String>), BootError> {
         let (shard, common) = (self.shard, &self.common);
         if let Some(&core) = common.cores.get(usize::from(shard))
             && let Err(error) = pin(core)
         {
             say!(Warn, "shard {shard} cannot be pinned to core {core}: {error}");
         }
-        let mut config = SysConfig::new(shard, common.data.clone());
-        config.entries = common.entries;
-        let kernel = SysKernel::open(&config, self.fleet, self.listeners)
+        let (kernel, notices) = open(shard, common, self.listeners)
             .map_err(|error| BootError::Kernel(format!("shard {shard}: {error}")))?;
-        let notices = kernel.notices().to_vec();
         let Replayed { replay, report } = self.replayed;
         let settings = common.settings.clone();
         let machine = Shard::boot(shard, replay, settings, report.tail, common.log_epoch, clock.now())

@@ -1,0 +1,156 @@
+//! What carries out the operations of the shards: io_uring, or the portable kernel over epoll where io_uring is denied.
+//!
+//! Order: [`choose`] before the replay, so that everything the host may deny is found early; [`Fleets::new`] before the
+//! threads; [`Fleets`] then says which kernel each thread opens.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ringdesk_portable::Fleet as PortableFleet;
+use ringdesk_uring::files::{Durability, probe_direct};
+use ringdesk_uring::sys::{Fleet, OpenError, SysConfig, SysKernel};
+use serde::Deserialize;
+
+use super::error::BootError;
+use crate::say;
+
+/// What the configuration asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wanted {
+    /// io_uring where the host has it, else the portable kernel, with a line that says so.
+    #[default]
+    Auto,
+    /// io_uring or no start.
+    Uring,
+    /// The portable kernel.
+    Portable,
+}
+
+impl Wanted {
+    /// As it stands in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Uring => "uring",
+            Self::Portable => "portable",
+        }
+    }
+}
+
+/// What it came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Backend {
+    /// The portable kernel runs, not io_uring.
+    pub portable: bool,
+    /// For people: the backend and how it writes.
+    pub name: String,
+}
+
+/// Descriptors of the process that are not connections: logs, directory, control plane, listeners.
+const OTHER_DESCRIPTORS: u64 = 512;
+
+impl Backend {
+    /// Entries of one shard's table, if `wanted` are wanted and the process may have `descriptors`. Entries of a ring
+    /// are none of the process's descriptors, but a single table may not exceed that limit; entries of the portable
+    /// kernel are, in all shards together.
+    pub fn entries(&self, wanted: u32, descriptors: u64, shards: u16) -> u32 {
+        let most = if self.portable {
+            (descriptors.saturating_sub(OTHER_DESCRIPTORS) / u64::from(shards)).max(16)
+        } else {
+            descriptors
+        };
+        wanted.min(u32::try_from(most).unwrap_or(u32::MAX))
+    }
+}
+
+/// Opens a small ring and closes it again, or finds out what to do without.
+pub fn choose(wanted: Wanted, data: &Path) -> Result<Backend, BootError> {
+    if wanted == Wanted::Portable {
+        return portable(data);
+    }
+    let error = match probe_ring(data) {
+        Ok(name) => return Ok(Backend { portable: false, name }),
+        Err(Probe::Fleet(error)) => {
+            return Err(BootError::Kernel(format!("no eventfd can be made: {error}")));
+        }
+        Err(Probe::Ring(error)) => error,
+    };
+    let cause = match &error {
+        OpenError::Denied(cause) if wanted == Wanted::Auto => format!("io_uring is denied here ({cause})"),
+        OpenError::TooOld(release) if wanted == Wanted::Auto => {
+            format!("Linux {release} is older than 6.1, which io_uring needs here")
+        }
+        _ => return Err(BootError::Kernel(error.to_string())),
+    };
+    say!(
+        Warn,
+        "{cause}: the portable driver serves over epoll instead; this costs a system call for each receive and send, \
+         and a descriptor of the process for each connection"
+    );
+    portable(data)
+}
+
+enum Probe {
+    Fleet(std::io::Error),
+    Ring(OpenError),
+}
+
+fn probe_ring(data: &Path) -> Result<String, Probe> {
+    let fleet = Fleet::new(1).map_err(Probe::Fleet)?;
+    let mut config = SysConfig::new(0, data.to_path_buf());
+    config.entries = 64;
+    config.submission_entries = 64;
+    config.completion_entries = 256;
+    config.receive_buffers = 8;
+    let ring = SysKernel::open(&config, fleet, Vec::new()).map_err(Probe::Ring)?;
+    let disk = if ring.features().direct_io { Durability::Direct } else { Durability::Buffered };
+    Ok(format!("io_uring, {}", writes(disk)))
+}
+
+fn portable(data: &Path) -> Result<Backend, BootError> {
+    let disk = probe_direct(data, 0).map_err(BootError::folder(data, "a file cannot be written"))?;
+    Ok(Backend { portable: true, name: format!("epoll (portable), {}", writes(disk)) })
+}
+
+fn writes(disk: Durability) -> &'static str {
+    match disk {
+        Durability::Direct => "O_DIRECT and O_DSYNC",
+        Durability::Buffered => "fdatasync",
+    }
+}
+
+/// What the shards' kernels know of each other.
+#[derive(Clone, Debug)]
+pub enum Fleets {
+    /// Rings.
+    Uring(Arc<Fleet>),
+    /// Portable kernels.
+    Portable(Arc<PortableFleet>),
+}
+
+impl Fleets {
+    /// A fleet of `shards` kernels, none of them open yet.
+    pub fn new(portable: bool, shards: u16) -> Result<Self, BootError> {
+        let fleet = if portable {
+            PortableFleet::new(shards).map(Self::Portable)
+        } else {
+            Fleet::new(shards).map(Self::Uring)
+        };
+        fleet.map_err(|error| BootError::Kernel(format!("no eventfd can be made: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn portable_connections_share_the_process_limit() {
+        let backend = |portable| Backend { portable, name: String::new() };
+        assert_eq!(backend(false).entries(32_768, 20_000, 2), 20_000);
+        assert_eq!(backend(true).entries(32_768, 20_000, 2), 9_744);
+        assert_eq!(backend(true).entries(100, 20_000, 2), 100);
+        assert_eq!(backend(true).entries(32_768, 64, 2), 16);
+    }
+}
