@@ -25,7 +25,7 @@ fn every_promise_holds_and_every_fault_occurs() {
     println!(
         "{crashes} crashes, {fatals} shards gave up, {items} items, {busy} BUSY, {lanes_full} full lanes, {sum:?}"
     );
-    assert!(crashes > 0 && fatals > 0 && items > 0);
+    assert!(crashes > 0 && fatals > 0 && items > 0 && busy > 0);
     let idle: Vec<&str> =
         sum.named().into_iter().filter(|(_, times)| *times == 0).map(|(name, _)| name).collect();
     assert!(idle.is_empty(), "these faults never occurred: {idle:?}");
