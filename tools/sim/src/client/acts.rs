@@ -8,6 +8,9 @@ use super::thread::Thread;
 use crate::oracle::{Asked, Marks};
 use crate::plan::MS;
 
+/// Conversations one device opens at most. Every one is a cursor in its HELLO, and so in an auditor's.
+const OPENS_MAX: u64 = 8;
+
 impl Device {
     /// Which side's receipts it moves.
     pub fn side(&self) -> Side {
@@ -20,7 +23,12 @@ impl Device {
     /// One act, and the time of the next.
     pub fn act(&mut self, scene: &mut Scene<'_>, out: &mut Vec<u8>) {
         // In a healed world only what is owed is done, and a run may last minutes of virtual time.
-        let pause = if scene.healed { 100 * MS } else { scene.cast.pause_ns };
+        let pause = match scene.healed {
+            true => 100 * MS,
+            // Who has said all it wanted looks around now and then.
+            false if self.budget == 0 => scene.cast.pause_ns.max(20 * MS),
+            false => scene.cast.pause_ns,
+        };
         self.next_act = scene.now + scene.rng.range(pause / 2, pause * 2);
         if !self.up || self.dead || self.auditor {
             return;
@@ -46,7 +54,7 @@ impl Device {
             return;
         }
         match scene.rng.below(16) {
-            0 if !self.open_wanted => self.open(),
+            0 if !self.open_wanted && self.open_n < OPENS_MAX => self.open(),
             1 => self.look_back(id, scene, out),
             2 => self.repeat(id, scene, out),
             3 => self.type_in(id, out),
