@@ -4,7 +4,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 use ringdesk_shard::planted::{Bug, plant};
-use ringdesk_sim::plan::{Plan, Stop, Trigger};
+use ringdesk_sim::plan::{Plan, Stop, Trigger, US};
 use ringdesk_sim::{disk::Crash, run_plan};
 
 /// Seeds in which a bug must show.
@@ -67,9 +67,11 @@ fn power(plan: &mut Plan) {
 /// Power fails while one shard's disk is far behind the others.
 fn uneven(plan: &mut Plan) {
     plan.shards = plan.shards.max(2);
-    plan.faults.slow_disk = Some((plan.sizes.site as u16 % plan.shards, 25));
+    plan.faults.disk_ns = (50 * US, 300 * US);
+    plan.faults.slow_disk = Some((plan.sizes.site as u16 % plan.shards, 100));
+    (plan.cast.visitors, plan.cast.channels) = (6, 0);
     plan.stops.clear();
-    for writes in [20, 30, 25] {
+    for writes in [18, 22, 26, 30, 34, 38] {
         plan.stops.push(stop(Trigger::Write(writes), Crash::Power, plan.shards));
     }
 }
