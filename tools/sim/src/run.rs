@@ -287,6 +287,13 @@ fn count_room(world: &mut World) {
         let all = world.oracle.conversations();
         all.filter(|(_, known)| known.standing() == (Status::Assigned, agent)).count() as u16
     };
+    if world.agents().len() < world.plan.cast.agents as usize {
+        // An agent that vanished without a word is served until its silence is noticed.
+        let sizes = world.plan.sizes;
+        let silence = 2 * u64::from(sizes.heartbeat_s) * S + sizes.grace_ms * MS + 5 * S;
+        let until = world.now() + silence;
+        world.run(until, |_| false);
+    }
     declare_all(world, |world, agent| held(world, agent) + 1);
     settle(world, "after lowering the capacity");
     let agents = world.agents().len();
