@@ -1,9 +1,9 @@
 //! The control plane over a real loopback connection, with a real directory. The mailboxes end in queues that the test
 //! reads; the shards themselves are tested in their own crates and in `boot.rs`.
 
-mod common;
+mod plant;
 
-use common::{Answer, Plant};
+use plant::{Answer, Plant};
 use ringdesk_shard::io::Control;
 use ringdesk_shard::ticket;
 use serde_json::json;
