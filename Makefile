@@ -90,8 +90,7 @@ bench: build ## measure this machine: 1,000 visitors, 50 agents (writes target/b
 		grep -q '^ready' $(TARGET)/bench.stdout && break; \
 		kill -0 $$server 2>/dev/null || { cat $(TARGET)/bench.stderr >&2; exit 1; }; sleep 0.1; \
 	done; \
-	$(RELEASE)/ringbench run chat --visitors 1000 --agents 50 --seconds $(BENCH_SECONDS) \
-		--data $(TARGET)/bench-data --json $(TARGET)/bench.json
+	$(RELEASE)/ringbench run chat --visitors 1000 --agents 50 --seconds $(BENCH_SECONDS) --json $(TARGET)/bench.json
 
 crash: build ## kill -9 under load, CYCLES=20 times, against a ledger kept outside the server
 	$(CARGO) build $(LOCKED) --release -p ringdesk-bench

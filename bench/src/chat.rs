@@ -81,13 +81,13 @@ fn unloaded(fleet: &mut Fleet, disk: &Path, samples: usize) -> Result<Unloaded, 
 /// # Errors
 /// A sentence when the run could not be made at all; what goes wrong within it is in the report.
 pub fn run(args: &ChatArgs) -> Result<Report, String> {
-    let mut control = Control::open(args.http, &args.data)?;
+    let mut control = Control::open(args.http, args.data.as_deref())?;
     let server_version = control.server_version()?;
     let mut fleet = hire(&args.crew, &mut control, run_number())?;
     fleet.begin()?;
     let alone = match args.unloaded_samples {
         0 => None,
-        samples => Some(unloaded(&mut fleet, args.disk.as_ref().unwrap_or(&args.data), samples)?),
+        samples => Some(unloaded(&mut fleet, args.disk.as_deref().unwrap_or(control.data()), samples)?),
     };
 
     let second = 1_000_000_000;

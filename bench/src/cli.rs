@@ -118,9 +118,9 @@ pub struct ChatArgs {
     /// Control plane of the server.
     #[arg(long, default_value = "127.0.0.1:7800")]
     pub http: SocketAddr,
-    /// Data folder of the server: its admin.token lets the run add a site and agents.
-    #[arg(long, default_value = "data")]
-    pub data: PathBuf,
+    /// Data folder of the server: its admin.token lets the run add a site and agents. Default: what the server names.
+    #[arg(long)]
+    pub data: Option<PathBuf>,
     /// Folder on the disk whose bare append is measured; default: the data folder.
     #[arg(long)]
     pub disk: Option<PathBuf>,

@@ -4,7 +4,7 @@
 //! the same queue and take the agents' capacity. Bad answers are sentences naming the route.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -16,20 +16,30 @@ const CONNECTIONS: usize = 4;
 /// The control plane of one server, with the operator's token.
 pub struct Control {
     address: SocketAddr,
+    data: PathBuf,
     http: Http,
 }
 
 impl Control {
-    /// Reads `data/admin.token`; nothing is connected yet.
+    /// Reads `admin.token` of `data`, or of the folder that the server at `address` names when `data` is `None`.
     ///
     /// # Errors
-    /// A sentence naming the file when it cannot be read.
-    pub fn open(address: SocketAddr, data: &Path) -> Result<Self, String> {
+    /// A sentence naming the file when it cannot be read, or the address when nobody there names a folder.
+    pub fn open(address: SocketAddr, data: Option<&Path>) -> Result<Self, String> {
+        let data = match data {
+            Some(data) => data.to_path_buf(),
+            None => folder_of(address)?,
+        };
         let path = data.join("admin.token");
         let token = std::fs::read_to_string(&path).map_err(|e| {
             format!("cannot read {}: {e}; --data must name the data folder of the server", path.display())
         })?;
-        Ok(Self { address, http: Http::new(address, Some(token.trim().to_owned())) })
+        Ok(Self { address, data, http: Http::new(address, Some(token.trim().to_owned())) })
+    }
+
+    /// The server's data folder.
+    pub fn data(&self) -> &Path {
+        &self.data
     }
 
     /// The server's version as /v1/status states it.
@@ -89,6 +99,66 @@ impl Control {
     }
 }
 
+/// The data folder of the server at `address`, as its /v1/status tells callers of the same machine. Believed only when
+/// the lock file in that folder names the same address: whoever else listens there must not be handed a token.
+fn folder_of(address: SocketAddr) -> Result<PathBuf, String> {
+    let status = Http::new(address, None).get("/v1/status")?;
+    let named = status["data"].as_str().map(PathBuf::from);
+    let data = named.ok_or_else(|| {
+        format!("the server at {address} does not name its data folder: name it with --data")
+    })?;
+    let lock = std::fs::read_to_string(data.join("LOCK")).unwrap_or_default();
+    let noted = lock.lines().nth(1).and_then(|line| line.parse::<SocketAddr>().ok());
+    match noted {
+        Some(noted) if noted.port() == address.port() => Ok(data),
+        _ => Err(format!(
+            "{} is not locked by the server at {address}: name its data folder with --data",
+            data.display()
+        )),
+    }
+}
+
 fn ticket(answer: &Value) -> Result<String, String> {
     answer["ticket"].as_str().map(str::to_owned).ok_or_else(|| "the answer holds no ticket".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A control plane that answers each request with `status`, once per connection.
+    fn answering(status: impl FnOnce(SocketAddr) -> Value) -> (SocketAddr, std::thread::JoinHandle<()>) {
+        use std::io::{Read as _, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let body = status(address).to_string();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        (address, thread)
+    }
+
+    #[test]
+    fn the_folder_is_taken_from_the_server_only_when_its_lock_agrees() {
+        let data = std::env::temp_dir().join(format!("ringbench-control-{}", std::process::id()));
+        std::fs::create_dir_all(&data).unwrap();
+        std::fs::write(data.join("admin.token"), "secret\n").unwrap();
+        let ask = |lock: &dyn Fn(SocketAddr) -> String, named: Value| {
+            let (address, thread) = answering(|address| {
+                std::fs::write(data.join("LOCK"), lock(address)).unwrap();
+                json!({ "data": named })
+            });
+            let opened = Control::open(address, None).map(|control| control.data().to_path_buf());
+            thread.join().unwrap();
+            opened
+        };
+        let here = json!(data);
+        assert_eq!(ask(&|address| format!("7\n{address}\n"), here.clone()).unwrap(), data);
+        assert!(ask(&|_| "7\n127.0.0.1:1\n".into(), here).unwrap_err().contains("is not locked"));
+        assert!(ask(&|_| String::new(), Value::Null).unwrap_err().contains("--data"));
+        std::fs::remove_dir_all(&data).unwrap();
+    }
 }

@@ -71,7 +71,7 @@ pub fn run(args: &CrashArgs) -> Result<bool, String> {
         log: args.data.with_extension("stderr"),
     };
     let mut server = Server::start(&launch)?;
-    let mut control = Control::open(args.http, &args.data)?;
+    let mut control = Control::open(args.http, Some(&args.data))?;
     let mut fleet = hire(&args.crew, &mut control, run_number())?;
     fleet.begin()?;
     let schedule =

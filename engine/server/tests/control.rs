@@ -124,6 +124,21 @@ fn foreign_hosts_origins_and_bodies_are_refused() {
 }
 
 #[test]
+fn only_callers_of_this_machine_learn_the_data_folder() {
+    let plant = Plant::start("folder");
+    let told = plant.get("/v1/status");
+    let folder = std::path::PathBuf::from(told.text("data"));
+    assert!(folder.is_absolute() && folder.join("directory.redb").exists(), "{}", told.body);
+    for header in ["X-Forwarded-For: 192.0.2.7", "Forwarded: for=192.0.2.7"] {
+        let host = plant.address;
+        let answer = plant.raw(&format!(
+            "GET /v1/status HTTP/1.1\r\nHost: {host}\r\n{header}\r\nConnection: close\r\n\r\n"
+        ));
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"data\":null"), "{answer}");
+    }
+}
+
+#[test]
 fn admin_routes_need_the_token() {
     let plant = Plant::start("admin");
     assert_eq!(plant.post("/v1/admin/sites", &json!({ "site": "shop" })).status, 401);

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 
-use crate::remote::Remote;
+use crate::remote::{DATA_DEFAULT, Remote};
 
 /// Why a command ended early: an exit code and one sentence.
 #[derive(Debug)]
@@ -53,10 +53,10 @@ impl fmt::Display for Failure {
 #[derive(Parser)]
 #[command(name = "ringdesk", version)]
 struct Args {
-    /// Data folder of the server
-    #[arg(long, global = true, value_name = "DIR", default_value = "./data")]
-    data: PathBuf,
-    /// Control plane [default: what the running server noted in DIR/LOCK]
+    /// Data folder of the server [default: ./data, or the folder that the running server names]
+    #[arg(long, global = true, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Control plane [default: what the running server noted in DIR/LOCK, or 127.0.0.1:7800]
     #[arg(long, global = true, value_name = "ADDRESS:PORT")]
     http: Option<String>,
     #[command(subcommand)]
@@ -210,7 +210,8 @@ fn password_from_stdin(wanted: bool) -> Result<Option<String>, Failure> {
 }
 
 fn carry_out(args: &Args) -> Result<(), Failure> {
-    let remote = || Remote::new(&args.data, args.http.as_deref());
+    let remote = || Remote::new(args.data.as_deref(), args.http.as_deref());
+    let folder = || args.data.clone().unwrap_or_else(|| PathBuf::from(DATA_DEFAULT));
     match &args.command {
         Command::Status { json } => status(&remote().get("/v1/status")?, *json),
         Command::Reload => reload(&remote().admin("/v1/admin/reload", &json!({}))?)?,
@@ -235,8 +236,8 @@ fn carry_out(args: &Args) -> Result<(), Failure> {
             }
         }
         Command::Ticket(command) => ticket(&remote(), command)?,
-        Command::Log(LogCommand::Verify) => logs::verify(&args.data)?,
-        Command::Log(LogCommand::Dump) => logs::dump(&args.data)?,
+        Command::Log(LogCommand::Verify) => logs::verify(&folder())?,
+        Command::Log(LogCommand::Dump) => logs::dump(&folder())?,
     }
     Ok(())
 }

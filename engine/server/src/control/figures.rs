@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 use ringdesk_shard::report::ShardReport;
 use serde_json::{Value, json};
 
+use super::Peer;
 use super::error::ApiError;
 use super::plane::{Phase, Plane};
 
@@ -64,15 +65,26 @@ fn shard_json(report: &ShardReport) -> Value {
     })
 }
 
-/// GET /v1/status.
-pub async fn status(State(plane): State<Arc<Plane>>) -> Json<Value> {
+/// Headers by which a proxy says whom it speaks for: then the caller is not the loopback address it comes from.
+const FORWARDED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+
+/// Whether the caller is a program of this machine, as far as address and headers tell.
+fn local(peer: Peer, headers: &HeaderMap) -> bool {
+    peer.0.ip().to_canonical().is_loopback() && FORWARDED.iter().all(|name| !headers.contains_key(*name))
+}
+
+/// GET /v1/status. Callers of this machine are told the data folder too, so that operator's tools find the token in
+/// it; reading the token still takes the rights of its owner.
+pub async fn status(State(plane): State<Arc<Plane>>, peer: Peer, headers: HeaderMap) -> Json<Value> {
     let reports = match plane.shards() {
         Some(shards) => shards.reports().await,
         None => Arc::default(),
     };
     let sum = |field: fn(&ShardReport) -> u64| reports.iter().map(field).sum::<u64>();
     let addresses = plane.addresses();
+    let data = local(peer, &headers).then(|| std::path::absolute(&plane.config().fixed.data).ok()).flatten();
     Json(json!({
+        "data": data,
         "version": env!("CARGO_PKG_VERSION"),
         "state": phase_name(plane.phase()),
         "uptime_s": plane.started().elapsed().as_secs(),
