@@ -55,6 +55,11 @@ fn an_idle_pair_sleeps() {
 }
 
 #[test]
+fn many_connections_speak_move_and_go() {
+    conformance::many_connections_speak_move_and_go(start("many", |_| {}));
+}
+
+#[test]
 fn a_full_table_refuses_the_hand_over_and_pauses_the_accept() {
     let pair = start("full", |config| config.entries = if config.shard == 0 { 64 } else { 8 });
     conformance::a_full_table_refuses_the_hand_over_and_pauses_the_accept(pair);

@@ -42,8 +42,6 @@ use crate::{demo, journal, say};
 const TABLE_RESERVE: u32 = 256;
 /// How long an address in use is tried again.
 const ADDRESS_WAIT: Duration = Duration::from_millis(500);
-/// Largest descriptor table asked for: what one ring was measured with.
-const TABLE_MAX: u32 = 32_768;
 
 /// What the boot leads to.
 struct Booted {
@@ -52,6 +50,7 @@ struct Booted {
     lock: Lock,
     shards: u16,
     entries: u32,
+    table_entries: u32,
     nothing_moved: bool,
     endpoints: Vec<(ListenerKind, &'static str, Endpoint)>,
     http: TcpListener,
@@ -104,7 +103,7 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
     let meta = folder::next_boot(&data, shards)?;
     let descriptors = raise_descriptor_limit().unwrap_or(1024);
     let backend = backend::choose(config.fixed.backend, &data)?;
-    let wanted = connections_of_one(&config.live, shards.into()).saturating_add(TABLE_RESERVE).min(TABLE_MAX);
+    let wanted = connections_of_one(&config.live, shards.into()).saturating_add(TABLE_RESERVE);
     let entries = backend.entries(wanted, descriptors, shards);
 
     let fixed = &config.fixed;
@@ -131,6 +130,7 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
         lock,
         shards,
         entries,
+        table_entries: Backend::table(descriptors),
         nothing_moved,
         endpoints,
         http,
@@ -283,6 +283,7 @@ fn start_shards(
         data: fixed.data.clone(),
         portable: booted.backend.portable,
         entries: booted.entries,
+        table_entries: booted.table_entries,
         spin: Duration::from_micros(fixed.spin_us.into()),
         settings: Arc::new(settings),
         log_epoch: booted.meta.log_epoch,

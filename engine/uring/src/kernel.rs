@@ -23,6 +23,12 @@ pub const KIND_SHIFT: u32 = 60;
 /// Kind of an [`arrival`].
 pub(crate) const KIND_ARRIVED: u64 = 2;
 
+/// Kind of the operations that accept connections: a result that is not negative is an entry.
+pub(crate) const KIND_ACCEPT: u64 = 3;
+
+/// Kind of the operations that close an entry.
+pub(crate) const KIND_CLOSE: u64 = 6;
+
 /// The kind the table never uses: a kernel may mark its own internal operations with it.
 pub const KIND_KERNEL: u64 = 15;
 

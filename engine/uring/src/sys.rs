@@ -1,8 +1,8 @@
 //! The io_uring shim: carries out what the table describes. No decisions: those are the table's.
 //!
 //! Order of reading: `fleet` (what rings know of each other), `setup` (the ring, its flags and tables, and what may
-//! be missing), `enter` (the one system call of a turn), `provided` (receive buffers), `shim` (operations in,
-//! completions out), `segments` (open log files).
+//! be missing), `enter` (the one system call of a turn), `provided` (receive buffers), `ring` (one ring), `shim`
+//! (operations in, completions out, over all rings of the shard), `segments` (open log files).
 //!
 //! Ownership: memory the kernel writes to is either a lent buffer of the table or a mapping of `provided`; both stay
 //! mapped until the last completion, also when a reactor is dropped in the middle of its work.
@@ -11,6 +11,7 @@
 mod enter;
 mod fleet;
 mod provided;
+mod ring;
 mod segments;
 mod setup;
 mod shim;

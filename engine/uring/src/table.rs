@@ -31,7 +31,7 @@ use ringdesk_shard::io::{ConnId, Input, ListenerKind};
 use ringdesk_shard::message::{HandOver, ShardMessage};
 
 use crate::buffers::Buffers;
-use crate::kernel::{Completion, KIND_ARRIVED, KIND_SHIFT, Op, WOKEN};
+use crate::kernel::{Completion, KIND_ACCEPT, KIND_ARRIVED, KIND_CLOSE, KIND_SHIFT, Op, WOKEN};
 use accept::Listener;
 use connection::Connection;
 use disk::Disk;
@@ -46,10 +46,10 @@ pub(crate) mod errno {
     pub const ENOBUFS: i32 = 105;
 }
 
-const ACCEPT: u64 = 3;
+const ACCEPT: u64 = KIND_ACCEPT;
 const RECEIVE: u64 = 4;
 const SEND: u64 = 5;
-const CLOSE: u64 = 6;
+const CLOSE: u64 = KIND_CLOSE;
 const CANCEL: u64 = 7;
 const HAND_OVER: u64 = 8;
 const DISK: u64 = 9;

@@ -7,6 +7,7 @@ mod conformance;
 use std::sync::Arc;
 
 use conformance::{Ended, Pair, talk};
+use ringdesk_uring::kernel::Kernel as _;
 use ringdesk_uring::sys::{Features, Fleet, SysConfig, SysKernel};
 
 /// What a ring had to do without, and what it has.
@@ -48,6 +49,7 @@ fn every_degraded_combination_serves_the_same() {
         registered_ring: false,
         msg_ring_wake: false,
         direct_io: false,
+        restricted: false,
     };
     let combinations = [
         plain,
@@ -59,6 +61,7 @@ fn every_degraded_combination_serves_the_same() {
         Features { registered_ring: false, ..all },
         Features { msg_ring_wake: false, ..all },
         Features { direct_io: false, ..all },
+        Features { restricted: false, ..all },
     ];
     for (number, features) in combinations.into_iter().enumerate() {
         let pair = start(&format!("degraded-{number}"), move |config| {
@@ -76,6 +79,26 @@ fn every_degraded_combination_serves_the_same() {
 #[test]
 fn an_idle_pair_sleeps() {
     conformance::an_idle_pair_sleeps(start("idle", |_| {}));
+}
+
+#[test]
+fn connections_spread_over_several_rings() {
+    for features in [Features::default(), Features { defer_taskrun: false, ..Features::default() }] {
+        let fleet = Fleet::new(2).expect("eventfds");
+        let pair = Pair::start("rings", move |shard, data, listeners| {
+            let mut config = SysConfig::new(shard, data);
+            (config.entries, config.table_entries, config.features) = (80, 16, features);
+            let kernel = SysKernel::open(&config, Arc::clone(&fleet), listeners).expect("rings");
+            assert_eq!((kernel.rings(), kernel.entries()), (5, 80));
+            (kernel, ())
+        });
+        conformance::many_connections_speak_move_and_go(pair);
+    }
+}
+
+#[test]
+fn rings_sleep_together() {
+    conformance::an_idle_pair_sleeps(start("idle-rings", |config| config.table_entries = 64));
 }
 
 #[test]

@@ -50,17 +50,28 @@ pub struct Backend {
 /// Descriptors of the process that are not connections: logs, directory, control plane, listeners.
 const OTHER_DESCRIPTORS: u64 = 512;
 
+/// Rings of one shard, at most: what a million connections over two shards took where a table holds 20,000.
+const RINGS_MAX: u64 = 64;
+
+/// Largest descriptor table of a ring.
+const TABLE_MAX: u32 = 65_536;
+
 impl Backend {
     /// Entries of one shard's table, if `wanted` are wanted and the process may have `descriptors`. Entries of a ring
-    /// are none of the process's descriptors, but a single table may not exceed that limit; entries of the portable
-    /// kernel are, in all shards together.
+    /// are none of the process's descriptors, but the table of a single ring may not exceed that limit, and a shard
+    /// has at most [`RINGS_MAX`] of them; entries of the portable kernel are, in all shards together.
     pub fn entries(&self, wanted: u32, descriptors: u64, shards: u16) -> u32 {
         let most = if self.portable {
             (descriptors.saturating_sub(OTHER_DESCRIPTORS) / u64::from(shards)).max(16)
         } else {
-            descriptors
+            u64::from(Self::table(descriptors)) * RINGS_MAX
         };
         wanted.min(u32::try_from(most).unwrap_or(u32::MAX))
+    }
+
+    /// Entries of one ring's table.
+    pub fn table(descriptors: u64) -> u32 {
+        u32::try_from(descriptors).unwrap_or(u32::MAX).min(TABLE_MAX)
     }
 }
 
@@ -148,7 +159,8 @@ mod tests {
     #[test]
     fn portable_connections_share_the_process_limit() {
         let backend = |portable| Backend { portable, name: String::new() };
-        assert_eq!(backend(false).entries(32_768, 20_000, 2), 20_000);
+        assert_eq!(backend(false).entries(50_000, 20_000, 2), 50_000);
+        assert_eq!(backend(false).entries(5_000_000, 20_000, 2), 1_280_000);
         assert_eq!(backend(true).entries(32_768, 20_000, 2), 9_744);
         assert_eq!(backend(true).entries(100, 20_000, 2), 100);
         assert_eq!(backend(true).entries(32_768, 64, 2), 16);

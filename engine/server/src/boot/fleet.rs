@@ -43,6 +43,8 @@ pub struct Common {
     pub portable: bool,
     /// Entries of each shard's descriptor table.
     pub entries: u32,
+    /// Entries of one ring's descriptor table, at most.
+    pub table_entries: u32,
     /// How long a shard stays awake without work.
     pub spin: Duration,
     /// Settings at start.
@@ -160,6 +162,7 @@ impl Seat {
             Fleets::Uring(fleet) => self.live_over(tell, gone, |shard, common, listeners| {
                 let mut config = SysConfig::new(shard, common.data.clone());
                 config.entries = common.entries;
+                config.table_entries = common.table_entries;
                 let kernel = SysKernel::open(&config, fleet, listeners).map_err(|error| error.to_string())?;
                 let notices = kernel.notices().to_vec();
                 Ok((kernel, notices))

@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use io_uring::IoUring;
+use io_uring::register::Restriction;
+use io_uring::squeue::Flags;
+use io_uring::{IoUring, opcode};
 
 /// What a kernel may lack, or a test may take away. All `true` by default.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +25,9 @@ pub struct Features {
     pub msg_ring_wake: bool,
     /// Log files are written with O_DIRECT and O_DSYNC; otherwise each write is followed by fdatasync.
     pub direct_io: bool,
+    /// The ring takes no operation but those in use (IORING_REGISTER_RESTRICTIONS, 5.10): seccomp does not see what
+    /// a ring does, so a ring that could do anything would be a way around it.
+    pub restricted: bool,
 }
 
 impl Default for Features {
@@ -35,6 +40,7 @@ impl Default for Features {
             registered_ring: true,
             msg_ring_wake: true,
             direct_io: true,
+            restricted: true,
         }
     }
 }
@@ -46,8 +52,11 @@ pub struct SysConfig {
     pub shard: u16,
     /// The data folder.
     pub data: PathBuf,
-    /// Entries of the descriptor table, halved while the kernel refuses. Also bounded by RLIMIT_NOFILE.
+    /// Connections the shard shall hold. A ring's descriptor table holds at most `table_entries`; where that is less,
+    /// further rings carry the rest.
     pub entries: u32,
+    /// Entries of one ring's descriptor table, halved while the kernel refuses. Also bounded by RLIMIT_NOFILE.
+    pub table_entries: u32,
     /// Entries of the submission queue, a power of two. A fuller turn takes more than one call.
     pub submission_entries: u32,
     /// Entries of the completion queue, a power of two, sized for a burst; beyond it the kernel keeps completions on
@@ -64,12 +73,24 @@ pub struct SysConfig {
 }
 
 impl SysConfig {
+    /// The same for a ring that only carries connections: smaller queues and buffers, since one shard may have dozens.
+    pub(super) fn annex(&self) -> Self {
+        Self {
+            submission_entries: self.submission_entries.min(512),
+            completion_entries: self.completion_entries.min(4096),
+            receive_buffers: self.receive_buffers.min(256),
+            receive_buffer_bytes: self.receive_buffer_bytes.min(2048),
+            ..self.clone()
+        }
+    }
+
     /// The defaults for a shard with its log below `data`.
     pub fn new(shard: u16, data: PathBuf) -> Self {
         Self {
             shard,
             data,
             entries: 20_000,
+            table_entries: 20_000,
             submission_entries: 1024,
             completion_entries: 16_384,
             receive_buffers: 512,
@@ -172,7 +193,7 @@ pub(super) fn open(config: &SysConfig) -> Result<Opened, OpenError> {
             _ => return Err(OpenError::Step { step: "open a ring", cause: error }),
         }
     };
-    let entries = register_table(&ring, config.entries, &mut notices)?;
+    let entries = register_table(&ring, config.entries.min(config.table_entries), &mut notices)?;
     Ok(Opened { ring, features, entries, notices })
 }
 
@@ -219,7 +240,42 @@ fn build(features: Features, sq: u32, cq: u32) -> io::Result<IoUring> {
     if features.no_sqarray {
         builder.setup_no_sqarray();
     }
+    if features.restricted {
+        builder.setup_r_disabled();
+    }
     builder.build(sq)
+}
+
+/// Operations a ring of ours may carry out. What the shim pushes and is not here fails with EACCES.
+const OPERATIONS: [u8; 10] = [
+    opcode::Accept::CODE,
+    opcode::Recv::CODE,
+    opcode::Send::CODE,
+    opcode::Shutdown::CODE,
+    opcode::AsyncCancel::CODE,
+    opcode::Close::CODE,
+    opcode::MsgRingData::CODE,
+    opcode::Read::CODE,
+    opcode::Write::CODE,
+    opcode::Fsync::CODE,
+];
+
+/// What may still be registered once the ring runs: its descriptor with the thread, and the end of everything at the
+/// drop (linux/io_uring.h: REGISTER_RING_FDS, UNREGISTER_RING_FDS, REGISTER_SYNC_CANCEL).
+const REGISTRATIONS: [u8; 3] = [20, 21, 24];
+
+/// Restricts a ring that was opened disabled, and enables it. `false`: this kernel takes no restrictions.
+pub(super) fn restrict(ring: &IoUring, notices: &mut Vec<String>) -> Result<bool, OpenError> {
+    let flags = Flags::FIXED_FILE | Flags::IO_LINK | Flags::BUFFER_SELECT | Flags::SKIP_SUCCESS;
+    let mut allowed: Vec<Restriction> = OPERATIONS.iter().map(|op| Restriction::sqe_op(*op)).collect();
+    allowed.extend(REGISTRATIONS.iter().map(|op| Restriction::register_op(*op)));
+    allowed.push(Restriction::sqe_flags_allowed(flags.bits()));
+    let restricted = ring.submitter().register_restrictions(&mut allowed).is_ok();
+    if !restricted {
+        notices.push("this kernel does not restrict the ring's operations".into());
+    }
+    ring.submitter().register_enable_rings().map_err(OpenError::step("enable the ring"))?;
+    Ok(restricted)
 }
 
 fn register_table(ring: &IoUring, wanted: u32, notices: &mut Vec<String>) -> Result<u32, OpenError> {

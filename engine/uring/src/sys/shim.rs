@@ -11,26 +11,31 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use io_uring::squeue::{Entry, Flags};
-use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed, FsyncFlags, Timespec};
-use io_uring::{IoUring, cqueue, opcode};
+use io_uring::squeue::Flags;
+use io_uring::types::{DestinationSlot, Fd, Fixed, FsyncFlags};
+use io_uring::{cqueue, opcode};
 
-use super::enter::Gate;
-use super::fleet::{Bell, Fleet};
-use super::provided::{GROUP, Mapping, ProvidedBuffers};
+use super::fleet::{Bell, Fleet, Target};
+use super::provided::{GROUP, Mapping};
+use super::ring::Ring;
 use super::segments::{Key, Landed, Segments};
-use super::setup::{self, Features, OpenError, Opened, SysConfig};
+use super::setup::{Features, OpenError, SysConfig};
 use crate::buffers::Buffers;
 use crate::files::{Durability, FileThread, probe_direct};
 use crate::kernel::{
-    Completion, KIND_ARRIVED, KIND_KERNEL, KIND_SHIFT, Kernel, KernelFailure, Op, WOKEN, Waker, arrival,
+    Completion, KIND_ACCEPT, KIND_ARRIVED, KIND_CLOSE, KIND_KERNEL, KIND_SHIFT, Kernel, KernelFailure, Op,
+    WOKEN, Waker, arrival,
 };
 
 const STAGE_SHIFT: u32 = 56;
 const BELL: u64 = 1;
 const FILE: u64 = 2;
 const SYNC: u64 = 3;
+/// Completes, and nobody wants to know.
 const QUIET: u64 = 4;
+/// Completes only if it fails, and nobody wants to know.
+const SILENT: u64 = 5;
+const ANNEX: u64 = 6;
 
 fn internal(stage: u64, index: u32) -> u64 {
     (KIND_KERNEL << KIND_SHIFT) | (stage << STAGE_SHIFT) | u64::from(index)
@@ -46,45 +51,37 @@ struct FileFlight {
     sync_result: i32,
 }
 
-/// One shard's ring. Opened and used by the same thread, which `PhantomData<Rc<()>>` enforces.
+/// One shard's rings. Opened and used by the same thread, which `PhantomData<Rc<()>>` enforces.
 pub struct SysKernel {
-    // Before the memory below: operations end before it is unmapped.
-    ring: IoUring,
-    gate: Gate,
+    /// The first does everything; the others carry connections. Before the memory below: operations end before it is
+    /// unmapped.
+    rings: Vec<Ring>,
     shard: u16,
     features: Features,
     durability: Durability,
-    entries: u32,
     notices: Vec<String>,
     completions_per_turn: usize,
     fleet: Arc<Fleet>,
     listeners: Vec<OwnedFd>,
-    provided: Option<ProvidedBuffers>,
+    /// The ring each listener's accept was armed on last, and the `user` value of that operation.
+    accepting: Vec<(usize, u64)>,
     bell_memory: Option<Mapping>,
+    /// A read of the annexes' eventfd is out.
+    annex_bell_read: bool,
     segments: Segments,
     flights: Vec<Option<FileFlight>>,
     flights_free: Vec<u32>,
     /// Completions that did not come from the ring.
     local: VecDeque<Completion>,
     batch: Vec<cqueue::Entry>,
-    /// Entries pushed whose last completion has not come.
-    out: usize,
     one_thread: PhantomData<Rc<()>>,
 }
 
 impl SysKernel {
-    /// Opens the ring of a shard on the calling thread. `listeners` are numbered in order by
+    /// Opens the rings of a shard on the calling thread. `listeners` are numbered in order by
     /// [`Op::AcceptMulti`]. Also starts the shard's file thread and tries a direct write in the data folder.
     pub fn open(config: &SysConfig, fleet: Arc<Fleet>, listeners: Vec<OwnedFd>) -> Result<Self, OpenError> {
-        let Opened { ring, mut features, entries, mut notices } = setup::open(config)?;
-        let provided =
-            ProvidedBuffers::new(&ring.submitter(), config.receive_buffers, config.receive_buffer_bytes)
-                .map_err(OpenError::step("register the receive buffers"))?;
-        let mut gate = Gate::new(ring.as_raw_fd());
-        if features.registered_ring && gate.register().is_err() {
-            features.registered_ring = false;
-            notices.push("the ring's descriptor cannot be registered: slower without".into());
-        }
+        let (rings, mut features, mut notices) = open_rings(config, &fleet)?;
         let mut durability = Durability::Buffered;
         if features.direct_io {
             durability = probe_direct(&config.data, config.shard)
@@ -98,36 +95,41 @@ impl SysKernel {
         let bell = Arc::new(Bell { fleet: Arc::clone(&fleet), shard: config.shard });
         let thread = FileThread::start(&config.data, durability, bell)
             .map_err(OpenError::step("start the file thread"))?;
-        let bell_memory = Mapping::new(8).map_err(OpenError::step("map the wake-up counter"))?;
-        fleet.set_ring(config.shard, Some(ring.as_raw_fd()));
+        let bell_memory = Mapping::new(16).map_err(OpenError::step("map the wake-up counter"))?;
+        let target =
+            |ring: &Ring| Target { ring: ring.descriptor(), entries: ring.entries, used: ring.used_count() };
+        fleet.set_rings(config.shard, rings.iter().map(target).collect());
         let mut kernel = Self {
-            ring,
-            gate,
+            rings,
             shard: config.shard,
             features,
             durability,
-            entries,
             notices,
             completions_per_turn: config.completions_per_turn,
             fleet,
+            accepting: vec![(0, 0); listeners.len()],
             listeners,
-            provided: Some(provided),
             bell_memory: Some(bell_memory),
+            annex_bell_read: false,
             segments: Segments::new(thread),
             flights: Vec::new(),
             flights_free: Vec::new(),
             local: VecDeque::new(),
             batch: Vec::new(),
-            out: 0,
             one_thread: PhantomData,
         };
         kernel.listen_for_bell();
         Ok(kernel)
     }
 
-    /// What this ring has.
+    /// What these rings have.
     pub fn features(&self) -> Features {
         self.features
+    }
+
+    /// Number of rings.
+    pub fn rings(&self) -> usize {
+        self.rings.len()
     }
 
     /// A sentence for each thing that had to be done without.
@@ -135,31 +137,47 @@ impl SysKernel {
         &self.notices
     }
 
-    fn provided(&mut self) -> &mut ProvidedBuffers {
-        self.provided.as_mut().expect("receive buffers live until the drop")
+    fn first(&mut self) -> &mut Ring {
+        &mut self.rings[0]
     }
 
-    /// Queues an entry. `completes`: whether a completion will come in any case.
-    fn push(&mut self, entry: &Entry, completes: bool) {
-        if self.ring.submission().is_full() {
-            self.flush();
+    /// The ring that holds an entry of the shard's table, and the entry's number there.
+    fn place(&mut self, entry: u32) -> (&mut Ring, u32) {
+        let each = self.rings[0].entries;
+        let ring = &mut self.rings[(entry / each) as usize];
+        (ring, entry % each)
+    }
+
+    /// The first ring with room for what a listener may bring in one go, so that few rings are busy; else the one
+    /// with most room.
+    fn ring_for_accepts(&self) -> usize {
+        let roomy = self.rings.iter().position(|ring| ring.used() + accept_reserve(ring) < ring.entries);
+        let most = || {
+            (0..self.rings.len())
+                .max_by_key(|at| self.rings[*at].entries.saturating_sub(self.rings[*at].used()))
+        };
+        roomy.or_else(most).expect("a shard has a ring")
+    }
+
+    fn accept(&mut self, user: u64, listener: u16) {
+        let number = usize::from(listener);
+        let at = self.ring_for_accepts();
+        self.accepting[number] = (at, user);
+        let socket = Fd(self.listeners[number].as_raw_fd());
+        let entry = opcode::AcceptMulti::new(socket).allocate_file_index(true).build();
+        self.rings[at].push(&entry.user_data(user), true);
+    }
+
+    /// A ring is filling up: its accepts end, and the table arms them again, on another ring.
+    fn move_accepts(&mut self, from: usize) {
+        if self.ring_for_accepts() == from {
+            return;
         }
-        // SAFETY: what the entry points to stays valid until the operation's last completion: lent buffers are kept
-        // by the table, mappings by this struct (`drop` waits or leaks), descriptors by `listeners`, `segments` and
-        // `fleet`.
-        let pushed = unsafe { self.ring.submission().push(entry) };
-        pushed.expect("room after a flush");
-        self.out += usize::from(completes);
-    }
-
-    /// Sends what is queued to the kernel without waiting; retried while the kernel is short of memory.
-    fn flush(&mut self) {
-        let started = Instant::now();
-        while !self.ring.submission().is_empty() {
-            let count = self.ring.submission().len() as u32;
-            if let Err(error) = self.gate.enter(count, None) {
-                let again = matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::EINTR));
-                assert!(again && started.elapsed() < Duration::from_secs(5), "io_uring_enter: {error}");
+        for listener in 0..self.accepting.len() {
+            let (at, user) = self.accepting[listener];
+            if at == from {
+                let cancel = opcode::AsyncCancel::new(user).build();
+                self.rings[from].push(&cancel.user_data(internal(QUIET, 0)), true);
             }
         }
     }
@@ -167,7 +185,27 @@ impl SysKernel {
     fn listen_for_bell(&mut self) {
         let at = self.bell_memory.as_ref().expect("the counter lives until the drop").start();
         let read = opcode::Read::new(Fd(self.fleet.bell(self.shard)), at, 8).build();
-        self.push(&read.user_data(internal(BELL, 0)), true);
+        self.first().push(&read.user_data(internal(BELL, 0)), true);
+    }
+
+    /// Before a sleep: completions of the annexes shall end it. `false`: there are some already.
+    fn listen_for_annexes(&mut self) -> bool {
+        if self.rings.len() == 1 {
+            return true;
+        }
+        if !self.annex_bell_read {
+            self.annex_bell_read = true;
+            let memory = self.bell_memory.as_ref().expect("the counters live until the drop");
+            // The second half of the mapping.
+            let at = memory.start().wrapping_add(8);
+            let read = opcode::Read::new(Fd(self.fleet.annex_bell(self.shard)), at, 8).build();
+            self.first().push(&read.user_data(internal(ANNEX, 0)), true);
+        }
+        for annex in &mut self.rings[1..] {
+            annex.set_bell(true);
+        }
+        // After the bells are on, so that nothing falls between.
+        !self.rings[1..].iter_mut().any(Ring::has_news)
     }
 
     fn wake(&mut self, shard: u16) {
@@ -175,7 +213,8 @@ impl SysKernel {
             Some(ring) if self.features.msg_ring_wake => {
                 let message = opcode::MsgRingData::new(Fd(ring), 0, WOKEN, None).build();
                 // A completion comes only if it fails: the shard is gone, and nobody waits for it.
-                self.push(&message.flags(Flags::SKIP_SUCCESS).user_data(internal(QUIET, 0)), false);
+                let message = message.flags(Flags::SKIP_SUCCESS).user_data(internal(SILENT, 0));
+                self.first().push(&message, false);
             }
             // Not open yet: it looks at its lanes before it first sleeps. The bell does no harm.
             _ => self.fleet.ring_bell(shard),
@@ -183,13 +222,14 @@ impl SysKernel {
     }
 
     fn send_descriptor(&mut self, user: u64, entry: u32, to: u16, token: u64) {
-        let Some(ring) = self.fleet.ring(to) else {
+        let Some(target) = self.fleet.target(to) else {
             self.finish_locally(user, -libc::ENXIO);
             return;
         };
+        let (ring, local) = self.place(entry);
         let slot = DestinationSlot::auto_target();
-        let message = opcode::MsgRingSendFd::new(Fd(ring), Fixed(entry), slot, arrival(token)).build();
-        self.push(&message.user_data(user), true);
+        let message = opcode::MsgRingSendFd::new(Fd(target), Fixed(local), slot, arrival(token)).build();
+        ring.push(&message.user_data(user), true);
     }
 
     fn finish_locally(&mut self, user: u64, result: i32) {
@@ -219,16 +259,14 @@ impl SysKernel {
         };
         let entry = entry.user_data(internal(FILE, index));
         if two {
-            let queue = self.ring.submission();
-            let room = queue.capacity() - queue.len();
-            drop(queue);
-            if room < 2 {
-                self.flush(); // A link does not reach over two calls.
+            let ring = self.first();
+            if ring.room() < 2 {
+                ring.flush(); // A link does not reach over two calls.
             }
-            self.push(&entry.flags(Flags::IO_LINK), true);
-            self.push(&sync.user_data(internal(SYNC, index)), true);
+            ring.push(&entry.flags(Flags::IO_LINK), true);
+            ring.push(&sync.user_data(internal(SYNC, index)), true);
         } else {
-            self.push(&entry, true);
+            self.first().push(&entry, true);
         }
     }
 
@@ -285,62 +323,129 @@ impl SysKernel {
         }
     }
 
-    /// Turns one entry of the completion queue into a completion for the table, if it is one.
-    fn translate(&mut self, entry: &cqueue::Entry, arena: &mut Vec<u8>) -> Option<Completion> {
-        let (user, result, flags) = (entry.user_data(), entry.result(), entry.flags());
+    /// Turns one entry of the completion queue of ring `at` into a completion for the table, if it is one.
+    fn translate(&mut self, at: usize, entry: &cqueue::Entry, arena: &mut Vec<u8>) -> Option<Completion> {
+        let (user, mut result, flags) = (entry.user_data(), entry.result(), entry.flags());
         let more = cqueue::more(flags);
+        if ends_operation(entry) {
+            self.rings[at].ended();
+        }
         let kind = user >> KIND_SHIFT;
-        let stage = (user >> STAGE_SHIFT) & 0xf;
-        let foreign = user == WOKEN || kind == KIND_ARRIVED || (kind == KIND_KERNEL && stage == QUIET);
-        self.out -= usize::from(!foreign && !more);
         if kind == KIND_KERNEL {
-            match stage {
+            match (user >> STAGE_SHIFT) & 0xf {
                 BELL => {
                     self.listen_for_bell();
                     return Some(Completion { user: WOKEN, result: 0, more: false, bytes: None });
                 }
-                FILE | SYNC => return self.file_part(stage, user as u32, result),
-                QUIET => return None,
+                stage @ (FILE | SYNC) => return self.file_part(stage, user as u32, result),
+                ANNEX => {
+                    self.annex_bell_read = false;
+                    return None;
+                }
+                QUIET | SILENT => return None,
                 _ => panic!("completion of an unknown stage: {entry:?}"),
             }
         }
         let mut bytes = None;
         if let Some(id) = cqueue::buffer_select(flags) {
-            let provided = self.provided();
+            let provided = self.rings[at].provided();
             if let Ok(len @ 1..) = usize::try_from(result) {
                 bytes = Some(u32::try_from(arena.len()).expect("less than 4 GiB received in a turn"));
                 arena.extend_from_slice(provided.bytes(id, len));
             }
             provided.give_back(id);
         }
+        if kind == KIND_ARRIVED || kind == KIND_ACCEPT {
+            result = self.place_taken(at, kind, result);
+        }
+        if kind == KIND_CLOSE {
+            self.rings[at].vacated();
+        }
         Some(Completion { user, result, more, bytes })
     }
+
+    /// A connection came into ring `at`, or the accept there ended: the result as the shard's table counts.
+    fn place_taken(&mut self, at: usize, kind: u64, result: i32) -> i32 {
+        let Ok(local) = u32::try_from(result) else {
+            // An accept that `move_accepts` ended has lost nothing; the table arms it again at once.
+            return if kind == KIND_ACCEPT && result == -libc::ECANCELED { -libc::EAGAIN } else { result };
+        };
+        let ring = &self.rings[at];
+        ring.occupied();
+        let (entry, filled) = (ring.base + local, ring.used() + accept_reserve(ring) == ring.entries);
+        if filled {
+            self.move_accepts(at);
+        }
+        i32::try_from(entry).expect("fewer than 2^31 connections")
+    }
+}
+
+/// Entries of a ring's table that accepts leave to connections handed over from other shards; also what one go of a
+/// listener may bring before its accept is moved.
+fn accept_reserve(ring: &Ring) -> u32 {
+    (ring.entries / 4).min(4096)
+}
+
+/// Whether a completion is the last of something that was pushed as completing.
+fn ends_operation(entry: &cqueue::Entry) -> bool {
+    let user = entry.user_data();
+    let kind = user >> KIND_SHIFT;
+    let silent = kind == KIND_KERNEL && (user >> STAGE_SHIFT) & 0xf == SILENT;
+    !cqueue::more(entry.flags()) && user != WOKEN && kind != KIND_ARRIVED && !silent
+}
+
+/// The ring that does everything, and as many annexes as the connections need.
+fn open_rings(config: &SysConfig, fleet: &Fleet) -> Result<(Vec<Ring>, Features, Vec<String>), OpenError> {
+    let (first, features, mut notices) = Ring::open(config, 0, None)?;
+    let each = first.entries;
+    let mut rings = vec![first];
+    // What the kernel took for the first ring is what the others ask for: no second round of giving up.
+    let mut annex = SysConfig { features, table_entries: each, entries: each, ..config.annex() };
+    annex.features.direct_io = config.features.direct_io;
+    while (rings.len() as u32 * each) < config.entries {
+        let base = rings.len() as u32 * each;
+        match Ring::open(&annex, base, Some(fleet.annex_bell(config.shard))) {
+            Ok((ring, ..)) if ring.entries == each => rings.push(ring),
+            Ok(_) | Err(OpenError::Memory(_)) => {
+                notices.push(format!("not enough memory for more rings: the shard holds {base} connections"));
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((rings, features, notices))
 }
 
 impl Kernel for SysKernel {
     fn entries(&self) -> u32 {
-        self.entries
+        self.rings.iter().map(|ring| ring.entries).sum()
     }
 
     fn submit(&mut self, user: u64, op: Op, buffers: &mut Buffers) {
-        let entry = match op {
-            Op::AcceptMulti { listener } => {
-                let listener = Fd(self.listeners[usize::from(listener)].as_raw_fd());
-                opcode::AcceptMulti::new(listener).allocate_file_index(true).build()
+        let (ring, sqe) = match op {
+            Op::AcceptMulti { listener } => return self.accept(user, listener),
+            Op::Receive { entry, once: false } => {
+                let (ring, local) = self.place(entry);
+                (ring, opcode::RecvMulti::new(Fixed(local), GROUP).build())
             }
-            Op::Receive { entry, once: false } => opcode::RecvMulti::new(Fixed(entry), GROUP).build(),
             Op::Receive { entry, once: true } => {
-                let len = self.provided().bytes_each();
-                let receive = opcode::Recv::new(Fixed(entry), std::ptr::null_mut(), len).buf_group(GROUP);
-                receive.build().flags(Flags::BUFFER_SELECT)
+                let (ring, local) = self.place(entry);
+                let len = ring.provided().bytes_each();
+                let receive = opcode::Recv::new(Fixed(local), std::ptr::null_mut(), len).buf_group(GROUP);
+                (ring, receive.build().flags(Flags::BUFFER_SELECT))
             }
             Op::Send { entry, buffer, from, len } => {
                 let bytes = &buffers.lent(buffer)[from as usize..][..len as usize];
                 let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-                opcode::Send::new(Fixed(entry), bytes.as_ptr(), len).flags(flags).build()
+                let (ring, local) = self.place(entry);
+                (ring, opcode::Send::new(Fixed(local), bytes.as_ptr(), len).flags(flags).build())
             }
-            Op::Cancel { target } => opcode::AsyncCancel::new(target).build(),
-            Op::Close { entry } => opcode::Close::new(Fixed(entry)).build(),
+            // Only receives and sends are cancelled; their `user` ends in the entry, which says the ring.
+            Op::Cancel { target } => (self.place(target as u32).0, opcode::AsyncCancel::new(target).build()),
+            Op::Close { entry } => {
+                let (ring, local) = self.place(entry);
+                (ring, opcode::Close::new(Fixed(local)).build())
+            }
             Op::SendDescriptor { entry, to, token } => return self.send_descriptor(user, entry, to, token),
             Op::Wake { shard } => return self.wake(shard),
             Op::Create { log, segment, bytes, header } => {
@@ -351,44 +456,44 @@ impl Kernel for SysKernel {
                 return self.file_op(user, (log, segment), op, buffers);
             }
         };
-        self.push(&entry.user_data(user), true);
+        ring.push(&sqe.user_data(user), true);
     }
 
     fn enter(&mut self, wait_ns: Option<u64>) -> Result<(), KernelFailure> {
-        let ready = !self.local.is_empty() || !self.ring.completion().is_empty();
-        let wait_ns = wait_ns.filter(|_| !ready);
-        let (count, deferred) = {
-            let queue = self.ring.submission();
-            (queue.len() as u32, queue.taskrun() || queue.cq_overflow())
-        };
-        if count == 0 && !deferred && wait_ns.is_none() {
-            return Ok(());
+        let failed = |error| KernelFailure(format!("io_uring_enter failed: {error}"));
+        for annex in &mut self.rings[1..] {
+            annex.enter(None).map_err(failed)?;
         }
-        let entered = self.gate.enter(count, wait_ns);
-        if self.ring.submission().is_empty() {
+        let wait_ns = wait_ns.filter(|_| self.local.is_empty() && !self.first().has_news());
+        let wait_ns = wait_ns.filter(|_| self.listen_for_annexes());
+        let entered = self.first().enter(wait_ns);
+        if wait_ns.is_some() {
+            for annex in &mut self.rings[1..] {
+                annex.set_bell(false);
+            }
+        }
+        if self.first().queue_is_empty() {
             self.segments.queue_is_empty();
         }
-        match entered {
-            Ok(()) => Ok(()),
-            Err(error) => match error.raw_os_error() {
-                // The limit passed, a signal came, or completions have to be taken first: the next turn sees to it.
-                Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
-                _ => Err(KernelFailure(format!("io_uring_enter failed: {error}"))),
-            },
-        }
+        entered.map_err(failed)
     }
 
     fn reap(&mut self, buffers: &mut Buffers, arena: &mut Vec<u8>, out: &mut Vec<Completion>) {
         self.take_landed(buffers);
         out.extend(self.local.drain(..));
         let mut batch = std::mem::take(&mut self.batch);
-        batch.extend(self.ring.completion().take(self.completions_per_turn));
-        for entry in &batch {
-            out.extend(self.translate(entry, arena));
+        for at in 0..self.rings.len() {
+            self.rings[at].take(self.completions_per_turn, &mut batch);
+            if batch.is_empty() {
+                continue;
+            }
+            for entry in &batch {
+                out.extend(self.translate(at, entry, arena));
+            }
+            batch.clear();
+            self.rings[at].provided().publish();
         }
-        batch.clear();
         self.batch = batch;
-        self.provided().publish();
     }
 
     fn waker(&self) -> Arc<dyn Waker> {
@@ -400,23 +505,15 @@ impl Drop for SysKernel {
     /// Ends all operations before their memory goes. What does not end in time keeps its memory for ever: a kernel
     /// that writes into freed memory would be worse than a leak.
     fn drop(&mut self) {
-        self.fleet.set_ring(self.shard, None);
-        self.flush();
-        let timeout = Timespec::new().sec(1);
-        // Fails when there is nothing to cancel or not everything ends in time; the count below decides.
-        let _ = self.ring.submitter().register_sync_cancel(Some(timeout), CancelBuilder::any());
-        let deadline = Instant::now() + Duration::from_secs(2);
-        while self.out > 0 && Instant::now() < deadline {
-            let _ = self.gate.enter(0, Some(10_000_000));
-            let ended = self.ring.completion().filter(|entry| {
-                let (user, kind) = (entry.user_data(), entry.user_data() >> KIND_SHIFT);
-                let quiet = kind == KIND_KERNEL && (user >> STAGE_SHIFT) & 0xf == QUIET;
-                !cqueue::more(entry.flags()) && user != WOKEN && kind != KIND_ARRIVED && !quiet
-            });
-            self.out = self.out.saturating_sub(ended.count());
+        self.fleet.set_rings(self.shard, Vec::new());
+        for ring in &mut self.rings {
+            ring.cancel_all();
         }
-        if self.out > 0 {
-            std::mem::forget(self.provided.take());
+        let deadline = Instant::now() + Duration::from_secs(2);
+        for ring in &mut self.rings {
+            ring.drain(deadline, ends_operation);
+        }
+        if self.rings[0].out() > 0 {
             std::mem::forget(self.bell_memory.take());
         }
     }
@@ -426,7 +523,8 @@ impl std::fmt::Debug for SysKernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SysKernel")
             .field("shard", &self.shard)
-            .field("out", &self.out)
+            .field("rings", &self.rings.len())
+            .field("out", &self.rings.iter().map(Ring::out).sum::<usize>())
             .finish_non_exhaustive()
     }
 }

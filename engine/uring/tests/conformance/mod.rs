@@ -344,6 +344,35 @@ pub fn a_full_table_refuses_the_hand_over_and_pauses_the_accept<F: Send + 'stati
     assert!(ended[1].table.accept_errors >= 1);
 }
 
+/// Sixty connections, half of them handed to the other shard, speak after a sleep, one at a time and all at once, go,
+/// and make room for sixty more.
+pub fn many_connections_speak_move_and_go<F: Send + 'static>(pair: Pair<F>) {
+    for _ in 0..2 {
+        let mut streams: Vec<TcpStream> = Vec::new();
+        for at in 0..60 {
+            let mut stream = pair.connect(at % 2);
+            let wish: &[u8] = if at % 4 < 2 { b"ex" } else { b"hx" };
+            exchange(&mut stream, wish, b"x");
+            streams.push(stream);
+        }
+        std::thread::sleep(Duration::from_millis(30)); // Both shards sleep now.
+        for (at, stream) in streams.iter_mut().enumerate() {
+            let word = format!("word {at}");
+            exchange(stream, word.as_bytes(), word.as_bytes());
+        }
+        std::thread::sleep(Duration::from_millis(30));
+        streams.iter_mut().for_each(|stream| stream.write_all(b"all").expect("the shard reads"));
+        streams.iter_mut().for_each(|stream| exchange(stream, b"", b"all"));
+        drop(streams);
+        std::thread::sleep(Duration::from_millis(30)); // The shards see them go.
+    }
+    for ended in pair.stop() {
+        assert_eq!(ended.table.handed_in, 30);
+        assert_eq!(ended.table.hand_overs_failed, 0);
+        assert_eq!(ended.table.accepted, 60);
+    }
+}
+
 /// Connections that were open when a pair stopped are closed.
 pub fn a_pair_dropped_at_work_leaves_nothing_behind<F: Send + 'static>(pair: Pair<F>) {
     let mut streams: Vec<TcpStream> = (0..20).map(|at| pair.connect(at % 2)).collect();
