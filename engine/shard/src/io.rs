@@ -124,6 +124,13 @@ pub enum Output {
         /// `true`: single-shot.
         once: bool,
     },
+    /// Stops a receive armed with `once == false`, so that the peer's bytes wait in its socket: for a connection
+    /// whose queues are full. Bytes the kernel had taken before may still arrive. [`Output::Receive`] goes on, also
+    /// before the stop has taken effect.
+    Pause {
+        /// The connection.
+        conn: ConnId,
+    },
     /// Sends the whole buffer. At most one send per connection is out; [`Input::Sent`] gives the buffer back.
     Send {
         /// The connection.

@@ -194,7 +194,7 @@ impl World {
 
     fn output(&mut self, shard: u16, output: Output) {
         match output {
-            Output::Receive { .. } | Output::Report(_) | Output::Drained => {}
+            Output::Receive { .. } | Output::Pause { .. } | Output::Report(_) | Output::Drained => {}
             Output::Send { conn, buffer } => {
                 self.received.entry((shard, conn.index)).or_default().extend_from_slice(&buffer);
                 self.inputs[usize::from(shard)].events.push(Input::Sent { conn, buffer });

@@ -256,6 +256,7 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
         for output in self.outputs.events.drain(..) {
             match output {
                 Output::Receive { conn, once } => self.table.receive(conn, once),
+                Output::Pause { conn } => self.table.pause(conn),
                 Output::Send { conn, buffer } => self.table.send(conn, buffer),
                 Output::Close { conn } => self.table.close(conn),
                 Output::HandOver { conn, to, state } => self.table.hand_over(conn, to, state),

@@ -13,6 +13,7 @@
 //! | short send, short write, short read | the remainder is submitted; the shard sees one end |
 //! | receive ends with ENOBUFS, EINTR, EAGAIN, or a multishot ends | armed again |
 //! | accept fails for want of entries or memory | paused, armed again later; other listeners go on |
+//! | a pause | the multishot is cancelled; armed again after its last completion if the shard wants to go on |
 //! | close with operations out | they are cancelled; the entry is closed after their last completion |
 //! | completion of an earlier connection in an entry | ignored, counted |
 //! | failed write or sync | passed up as an error; never retried |
@@ -44,6 +45,10 @@ pub(crate) mod errno {
     pub const EAGAIN: i32 = 11;
     pub const ECONNABORTED: i32 = 103;
     pub const ENOBUFS: i32 = 105;
+    pub const ECANCELED: i32 = 125;
+
+    /// A receive that ended so has lost nothing and may be armed again.
+    pub const PASSING: [i32; 4] = [EINTR, EAGAIN, ENOBUFS, ECANCELED];
 }
 
 const ACCEPT: u64 = KIND_ACCEPT;

@@ -12,6 +12,11 @@ pub(super) enum Receive {
     Idle,
     Once,
     Multi,
+    /// A multishot that was cancelled; its last completion has not come.
+    Stopping {
+        /// The shard wants to go on: armed again after the last completion.
+        again: bool,
+    },
 }
 
 /// Where a connection is in its life.
@@ -103,8 +108,31 @@ impl Table {
         if connection.hung {
             return;
         }
+        if let Receive::Stopping { again } = &mut connection.receive {
+            assert!(!*again && !once, "{conn:?}: receive armed twice");
+            *again = true;
+            return;
+        }
         assert!(connection.receive == Receive::Idle, "{conn:?}: receive armed twice");
         self.arm_receive(conn.index, if once { Receive::Once } else { Receive::Multi });
+    }
+
+    /// [`ringdesk_shard::io::Output::Pause`]. Ignored after a hang-up.
+    pub fn pause(&mut self, conn: ConnId) {
+        let connection = self.held(conn);
+        if connection.hung {
+            return;
+        }
+        match &mut connection.receive {
+            // Taken back before it took effect.
+            Receive::Stopping { again: again @ true } => *again = false,
+            receive @ Receive::Multi => {
+                *receive = Receive::Stopping { again: false };
+                let target = user(RECEIVE, conn.generation, conn.index);
+                self.ops.push((user(CANCEL, conn.generation, conn.index), Op::Cancel { target }));
+            }
+            other => panic!("{conn:?}: pause of a receive that is {other:?}"),
+        }
     }
 
     fn arm_receive(&mut self, entry: u32, mode: Receive) {
@@ -189,20 +217,27 @@ impl Table {
             self.finish_close(entry);
             return;
         }
+        // What is armed again after the last completion of a receive that went well, or went wrong for a moment.
+        let next = match mode {
+            Receive::Stopping { again: false } | Receive::Idle => None,
+            Receive::Multi | Receive::Stopping { again: true } => Some(Receive::Multi),
+            Receive::Once => Some(Receive::Once),
+        };
         match completion.result {
             1.. => {
                 let start = completion.bytes.expect("received bytes have a place in the arena");
                 effects.inputs.push(Input::Received { conn, start, len: completion.result as u32 });
-                if !completion.more && mode == Receive::Multi {
-                    self.arm_receive(entry, mode);
+                if !completion.more && next == Some(Receive::Multi) {
+                    self.arm_receive(entry, Receive::Multi);
                 }
             }
-            result if matches!(-result, errno::ENOBUFS | errno::EINTR | errno::EAGAIN) => {
+            // Nothing cancels a receive but a pause, whose cancellation may hit the receive that came after it.
+            result if errno::PASSING.contains(&-result) => {
                 if result == -errno::ENOBUFS {
                     self.counts.receive_starved += 1;
                 }
-                if !completion.more {
-                    self.arm_receive(entry, mode);
+                if let Some(next) = next.filter(|_| !completion.more) {
+                    self.arm_receive(entry, next);
                 }
             }
             _ => self.hang_up(conn, effects),

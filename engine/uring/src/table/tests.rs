@@ -262,6 +262,67 @@ fn a_multishot_receive_that_ends_with_bytes_is_armed_again_and_a_single_one_is_n
 }
 
 #[test]
+fn a_paused_receive_is_cancelled_and_goes_on_when_asked() {
+    let mut bench = Bench::new();
+    let (conn, receive) = bench.receiving(2);
+    bench.table.pause(conn);
+    assert_eq!(bench.op().1, Op::Cancel { target: receive });
+    // What the kernel had taken before still arrives.
+    assert!(matches!(bench.input(receive, 5, true), Input::Received { len: 5, .. }));
+    bench.silent(receive, -ECANCELED, false);
+    assert!(bench.ops().is_empty());
+    bench.table.receive(conn, false);
+    assert_eq!(bench.op(), (receive, Op::Receive { entry: 2, once: false }));
+}
+
+#[test]
+fn a_pause_taken_back_is_armed_again_after_the_last_completion() {
+    for last in [-ECANCELED, 7, -errno::ENOBUFS] {
+        let mut bench = Bench::new();
+        let (conn, receive) = bench.receiving(2);
+        bench.table.pause(conn);
+        bench.table.receive(conn, false);
+        bench.table.pause(conn);
+        bench.table.receive(conn, false);
+        assert_eq!(bench.op().1, Op::Cancel { target: receive });
+        bench.complete(receive, last, false);
+        assert_eq!(bench.op().1, Op::Receive { entry: 2, once: false }, "after {last}");
+        // The cancellation was late and hit the new one.
+        bench.silent(receive, -ECANCELED, false);
+        assert_eq!(bench.op().1, Op::Receive { entry: 2, once: false });
+    }
+}
+
+#[test]
+fn a_paused_connection_closes_and_hangs_up_like_others() {
+    let mut bench = Bench::new();
+    let (conn, receive) = bench.receiving(2);
+    bench.table.pause(conn);
+    bench.ops();
+    assert!(matches!(bench.input(receive, 0, false), Input::Hangup { .. }));
+    bench.table.receive(conn, false);
+    bench.table.pause(conn);
+    bench.table.close(conn);
+    assert_eq!(bench.op().1, Op::Close { entry: 2 });
+    let (conn, receive) = bench.receiving(3);
+    bench.table.pause(conn);
+    bench.ops();
+    bench.table.close(conn);
+    assert_eq!(bench.op().1, Op::Cancel { target: receive });
+    bench.silent(receive, -ECANCELED, false);
+    assert_eq!(bench.op().1, Op::Close { entry: 3 });
+}
+
+#[test]
+#[should_panic(expected = "pause of a receive")]
+fn a_second_pause_is_a_broken_invariant() {
+    let mut bench = Bench::new();
+    let (conn, _) = bench.receiving(2);
+    bench.table.pause(conn);
+    bench.table.pause(conn);
+}
+
+#[test]
 fn a_hang_up_is_said_once_and_what_follows_is_silent() {
     let mut bench = Bench::new();
     let (conn, receive) = bench.receiving(0);

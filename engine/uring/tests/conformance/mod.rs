@@ -30,7 +30,7 @@ use ringdesk_uring::table::TableCounts;
 use ringdesk_uring::turn::Turn;
 
 /// The first byte a client sends says what it wants:
-/// `e` echo; `h` hand over to the other shard, then echo; `m` ask the other shard; `d` create, write, sync, read.
+/// `e` echo, and stop receiving after `enough!`; `g` let those go on that stopped; `h` hand over to the other shard, then echo; `m` ask the other shard; `d` create, write, sync, read.
 #[derive(Default)]
 pub struct Echo {
     shard: u16,
@@ -43,6 +43,7 @@ pub struct Echo {
 struct Peer {
     echoing: bool,
     sending: bool,
+    stopped: bool,
     waiting: Vec<u8>,
 }
 
@@ -77,6 +78,10 @@ impl Echo {
 
     fn received(&mut self, conn: ConnId, bytes: &[u8], outputs: &mut Outputs) {
         if self.peers[&conn].echoing {
+            if bytes == b"enough!" {
+                self.peers.entry(conn).or_default().stopped = true;
+                outputs.events.push(Output::Pause { conn });
+            }
             return self.reply(conn, bytes, outputs);
         }
         let other = 1 - self.shard;
@@ -85,6 +90,14 @@ impl Echo {
                 self.peers.entry(conn).or_default().echoing = true;
                 outputs.events.push(Output::Receive { conn, once: false });
                 self.reply(conn, &bytes[1..], outputs);
+            }
+            b'g' => {
+                outputs.events.push(Output::Receive { conn, once: true });
+                for (conn, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.stopped) {
+                    peer.stopped = false;
+                    outputs.events.push(Output::Receive { conn: *conn, once: false });
+                }
+                self.reply(conn, b"gone on", outputs);
             }
             b'h' => {
                 self.peers.remove(&conn);
@@ -296,7 +309,16 @@ pub fn talk<F: Send + 'static>(pair: &Pair<F>) {
         exchange(&mut moved, b"still here", b"still here");
         exchange(&mut echo, b"both live", b"both live");
 
-        std::thread::sleep(Duration::from_millis(30)); // Both shards sleep now.
+        exchange(&mut echo, b"enough!", b"enough!");
+        std::thread::sleep(Duration::from_millis(30)); // Both shards sleep now, and the pause has taken effect.
+        echo.write_all(b"kept in the socket").expect("the socket has room");
+        echo.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
+        let early = echo.read(&mut [0; 1]).expect_err("nobody reads it yet");
+        assert!(matches!(early.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{early}");
+        echo.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        exchange(&mut pair.connect(shard), b"g", b"gone on");
+        exchange(&mut echo, b"", b"kept in the socket");
+
         exchange(&mut pair.connect(shard), b"m", b"answer 8");
         exchange(&mut pair.connect(shard), b"d", b"stored");
     }
