@@ -147,6 +147,13 @@ impl Desk {
         slots.flat_map(|slot| slot.conversations.values_mut()).for_each(|known| known.forget_devices());
     }
 
+    /// Takes every OPEN key for one of its device's newest conversation: a bug, planted to see it found.
+    #[cfg(feature = "planted")]
+    pub fn forget_old_opens(&mut self) {
+        let slots = self.slots.iter_mut().flatten();
+        slots.flat_map(|slot| slot.visitors.values_mut()).for_each(|known| known.forget_old_opens());
+    }
+
     /// Number of conversations.
     pub fn conversations(&self) -> u64 {
         self.conversations

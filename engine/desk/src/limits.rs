@@ -3,8 +3,6 @@
 //! What happens at each bound is written beside it. A bound may be raised between two runs; lowering one below
 //! what a log already holds is a broken invariant and ends the replay.
 
-use crate::ids::ConversationId;
-
 /// Largest assignment epoch a note may carry. An epoch grows by one per placement, so this is never reached by
 /// work; it leaves room so that adding one cannot overflow.
 pub const EPOCH_MAX: u32 = u32::MAX - (1 << 16);
@@ -18,7 +16,7 @@ pub struct Limits {
     /// Retired devices remembered per conversation, and per visitor. At the bound a new device gets
     /// `DeviceLimit`; known devices go on.
     pub devices_retired_max: u32,
-    /// Newest keys kept per device with seq and body hash. Older duplicates get `OldDuplicate`.
+    /// Newest keys of SEND and RESOLVE kept per device with seq and body hash. Older duplicates get `OldDuplicate`.
     pub window: u32,
     /// Items (messages and changes) of one conversation after which clients get `Invalid`. Changes that no
     /// client asked for may still follow, up to `u32::MAX`.
@@ -97,8 +95,8 @@ impl Limits {
         );
         assert!(self.grace_ms < 1 << 40, "the grace period must fit the clock");
         assert!(
-            (1..1 << ConversationId::NUMBER_BITS).contains(&self.conversations_max),
-            "a conversation's number has 50 bits"
+            (1..=u64::from(u32::MAX)).contains(&self.conversations_max),
+            "a visitor keeps the number of a conversation in 32 bits"
         );
     }
 }

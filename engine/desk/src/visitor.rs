@@ -1,9 +1,9 @@
 //! One visitor: its latest conversation, and the dedup of OPEN by (site, visitor, device, n).
 //!
 //! Owned by its slot. Most OPENs of a device find the same conversation again, so a device keeps runs: the first
-//! n that was answered with a conversation. The newest `Limits::window` runs are kept, which is at least as many
-//! keys. An n older than the oldest run gets `OutOfOrder` with the next n: it was recorded, yet what it was
-//! answered with is forgotten, and naming another conversation would be a lie.
+//! n that was answered with a conversation. All runs of a live device are kept, 8 bytes each, at most one per
+//! conversation of the visitor, so every key is answered the same for ever. Finding old keys in the log instead would
+//! need the position of each `Opened` and `Found`, which is more than a run.
 
 use crate::command::{Answer, Refusal};
 use crate::decision::Decision;
@@ -28,6 +28,10 @@ pub(crate) fn visitor_name(key: &str) -> &str {
 /// Devices of a visitor are not told apart by party in its memory of retired ones.
 const PARTY: u32 = 0;
 
+/// Highest OPEN sequence of one device, which a run keeps in 32 bits. A device that used it up is told that it has
+/// expired, so that its user comes back under a new id.
+const OPEN_N_MAX: u64 = u32::MAX as u64;
+
 /// One visitor of a site.
 #[derive(Default)]
 pub(crate) struct Visitor {
@@ -42,18 +46,39 @@ pub(crate) struct Visitor {
 struct Opener {
     device: DeviceId,
     last: u64,
+    /// In order of `first_n`, the first from n 1 on.
     runs: Vec<Run>,
 }
 
-/// From `first_n` on, up to the next run, OPEN was answered with this conversation.
+/// From `first_n` on, up to the next run, OPEN was answered with this conversation. `Limits::check` and `OPEN_N_MAX`
+/// keep both within 32 bits.
 struct Run {
-    first_n: u64,
-    number: u64,
+    first_n: u32,
+    number: u32,
 }
 
 impl Opener {
-    fn number(&self, n: u64) -> Option<u64> {
-        self.runs.iter().rev().find(|run| run.first_n <= n).map(|run| run.number)
+    /// Number of the conversation that `n`, which is recorded, was answered with.
+    fn number(&self, n: u64) -> u64 {
+        let behind = self.runs.partition_point(|run| u64::from(run.first_n) <= n);
+        assert!(behind > 0, "device {:?}: no run holds OPEN {n}", self.device);
+        u64::from(self.runs[behind - 1].number)
+    }
+
+    /// Records the next n.
+    fn record(&mut self, n: u64, number: u64) {
+        assert!(n == self.last + 1, "device {:?}: OPEN {n} after {}", self.device, self.last);
+        self.last = n;
+        if self.runs.last().is_some_and(|run| u64::from(run.number) == number) {
+            return;
+        }
+        if self.runs.len() == self.runs.capacity() {
+            // An eighth at a time: most devices have one run, and none shall pay for twice what it has.
+            self.runs.reserve_exact(1 + self.runs.len() / 8);
+        }
+        let first_n = u32::try_from(n).expect("OPEN_N_MAX bounds n");
+        let number = u32::try_from(number).expect("conversations_max bounds numbers");
+        self.runs.push(Run { first_n, number });
     }
 }
 
@@ -65,11 +90,12 @@ impl Visitor {
         }
         let opener = self.openers.iter().find(|known| known.device == device);
         let next = opener.map_or(0, |opener| opener.last) + 1;
-        if n == next {
-            return Ok(None);
+        match opener {
+            Some(opener) if n < next => Ok(Some(opener.number(n))),
+            _ if n > next => Err(Refusal::OutOfOrder { expected: next }),
+            _ if n > OPEN_N_MAX => Err(Refusal::DeviceExpired),
+            _ => Ok(None),
         }
-        let known = opener.filter(|_| n < next).and_then(|opener| opener.number(n));
-        known.map(Some).ok_or(Refusal::OutOfOrder { expected: next })
     }
 
     /// Room for a device: `None` when it is known or there is some, else the device to retire.
@@ -88,17 +114,10 @@ impl Visitor {
     pub(crate) fn apply_open(&mut self, device: DeviceId, n: u64, number: u64, limits: &Limits) {
         let mut opener = match self.openers.iter().position(|known| known.device == device) {
             Some(known) => self.openers.remove(known),
-            None => Opener { device, last: 0, runs: Vec::with_capacity(1) },
+            None => Opener { device, last: 0, runs: Vec::new() },
         };
-        assert!(n == opener.last + 1, "device {device:?}: OPEN {n} after {}", opener.last);
         assert!(self.openers.len() < limits.devices_live_max as usize, "live devices are bounded by decide");
-        opener.last = n;
-        if opener.runs.last().is_none_or(|run| run.number != number) {
-            if opener.runs.len() == limits.window as usize {
-                opener.runs.remove(0);
-            }
-            opener.runs.push(Run { first_n: n, number });
-        }
+        opener.record(n, number);
         if self.openers.is_empty() {
             self.openers.reserve_exact(1);
         }
@@ -119,11 +138,20 @@ impl Visitor {
             digest.u64(opener.last);
             digest.count(opener.runs.len());
             for run in &opener.runs {
-                digest.u64(run.first_n);
-                digest.u64(run.number);
+                digest.u64(u64::from(run.first_n));
+                digest.u64(u64::from(run.number));
             }
         }
         self.retired.digest(digest);
+    }
+
+    /// Takes every key for one of the newest run: a bug, planted to see it found.
+    #[cfg(feature = "planted")]
+    pub(crate) fn forget_old_opens(&mut self) {
+        for opener in &mut self.openers {
+            opener.runs.drain(..opener.runs.len() - 1);
+            opener.runs[0].first_n = 1;
+        }
     }
 }
 
@@ -174,5 +202,62 @@ impl Decision<'_> {
     fn opened(&self, number: u64, duplicate: bool) -> Answer {
         let seq = self.state.conversations[&number].seq();
         Answer::Opened { conversation: ConversationId::new(self.slot, number), seq, duplicate }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: DeviceId = DeviceId(7);
+
+    /// A device whose conversation `number` was opened with `keys` keys each.
+    fn visitor_with(conversations: u64, keys: u64) -> Visitor {
+        let mut visitor = Visitor::default();
+        for number in 1..=conversations {
+            for key in 0..keys {
+                let n = (number - 1) * keys + key + 1;
+                visitor.apply_open(DEVICE, n, 10 * number, &Limits::default());
+            }
+        }
+        visitor
+    }
+
+    #[test]
+    fn every_key_keeps_its_conversation() {
+        for (conversations, keys) in [(1, 1), (1, 40), (40, 1), (1000, 3)] {
+            let visitor = visitor_with(conversations, keys);
+            let last = conversations * keys;
+            for n in 1..=last {
+                assert_eq!(visitor.key(DEVICE, n), Ok(Some(10 * n.div_ceil(keys))), "n {n} of {last}");
+            }
+            assert_eq!(visitor.key(DEVICE, last + 1), Ok(None));
+            assert_eq!(visitor.key(DEVICE, last + 2), Err(Refusal::OutOfOrder { expected: last + 1 }));
+            assert_eq!(visitor.key(DEVICE, u64::MAX), Err(Refusal::OutOfOrder { expected: last + 1 }));
+            assert_eq!(visitor.key(DeviceId(8), 2), Err(Refusal::OutOfOrder { expected: 1 }));
+        }
+    }
+
+    #[test]
+    fn a_run_costs_eight_bytes_and_an_eighth() {
+        assert_eq!(std::mem::size_of::<Run>(), 8);
+        for conversations in [1, 16, 1000] {
+            let opener = &visitor_with(conversations, 2).openers[0];
+            let (len, room) = (opener.runs.len(), opener.runs.capacity());
+            assert_eq!(len as u64, conversations);
+            assert!(room <= len + 1 + len / 8, "room for {room} runs, {len} used");
+        }
+    }
+
+    #[test]
+    fn a_device_that_used_up_its_numbers_has_expired() {
+        let mut visitor = visitor_with(1, 1);
+        visitor.openers[0].last = OPEN_N_MAX;
+        assert_eq!(visitor.key(DEVICE, OPEN_N_MAX), Ok(Some(10)));
+        assert_eq!(visitor.key(DEVICE, OPEN_N_MAX + 1), Err(Refusal::DeviceExpired));
+        assert_eq!(
+            visitor.key(DEVICE, OPEN_N_MAX + 2),
+            Err(Refusal::OutOfOrder { expected: OPEN_N_MAX + 1 })
+        );
     }
 }

@@ -88,7 +88,8 @@ struct Observer {
     owners: BTreeMap<(ConversationId, u32), AgentId>,
     last_epoch: BTreeMap<ConversationId, u32>,
     conversations: Vec<(ConversationId, usize, usize)>,
-    open_n: BTreeMap<(usize, usize, u64), u64>,
+    /// What each OPEN key of (site, visitor, device) was answered with, from n 1.
+    opens: BTreeMap<(usize, usize, u64), Vec<ConversationId>>,
     presence_n: u64,
     capacity_max: u32,
 }
@@ -104,7 +105,7 @@ impl Observer {
             owners: BTreeMap::new(),
             last_epoch: BTreeMap::new(),
             conversations: Vec::new(),
-            open_n: BTreeMap::new(),
+            opens: BTreeMap::new(),
             presence_n: 0,
             capacity_max: 0,
         }
@@ -216,12 +217,12 @@ impl Observer {
     fn open(&mut self, site: usize, visitor: usize, device: u64) {
         let (site_id, site_slot) = SITES[site];
         let slot = slot_of(visitor);
-        let n = self.open_n.get(&(site, visitor, device)).copied().unwrap_or(0) + 1;
+        let n = self.opens.get(&(site, visitor, device)).map_or(0, Vec::len) as u64 + 1;
         let (name, device_id) = (NAMES[visitor], DeviceId(device));
         let open = Command::Open { slot, site_slot, site: site_id, visitor: name, device: device_id, n };
         match self.run(&open) {
             Ok(Answer::Opened { conversation, duplicate: false, .. }) => {
-                self.open_n.insert((site, visitor, device), n);
+                self.opens.entry((site, visitor, device)).or_default().push(conversation);
                 if !self.conversations.iter().any(|(id, ..)| *id == conversation) {
                     self.conversations.push((conversation, site, visitor));
                 }
@@ -230,9 +231,26 @@ impl Observer {
                     matches!(again, Ok(Answer::Opened { conversation: same, duplicate: true, .. }) if same == conversation)
                 );
                 assert_eq!(self.world.desk.visitor_conversation(slot, site_id, name), Some(conversation));
+                self.open_again((site, visitor, device));
             }
             Err(Refusal::DeviceExpired | Refusal::DeviceLimit | Refusal::Busy) => {}
             other => panic!("open: {other:?}"),
+        }
+    }
+
+    /// Every OPEN key of a live device is answered with its conversation, however old.
+    fn open_again(&mut self, (site, visitor, device): (usize, usize, u64)) {
+        let (site_id, site_slot) = SITES[site];
+        let (slot, visitor_name, device_id) = (slot_of(visitor), NAMES[visitor], DeviceId(device));
+        let known = self.opens[&(site, visitor, device)].clone();
+        for (n, conversation) in (1..).zip(known) {
+            let open =
+                Command::Open { slot, site_slot, site: site_id, visitor: visitor_name, device: device_id, n };
+            let answer = self.run(&open);
+            assert!(
+                matches!(answer, Ok(Answer::Opened { conversation: same, duplicate: true, .. }) if same == conversation),
+                "OPEN {n} of {device_id:?} was {conversation:?}: {answer:?}"
+            );
         }
     }
 

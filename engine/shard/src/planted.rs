@@ -10,6 +10,8 @@ pub enum Bug {
     AckBeforeSync,
     /// Replay forgets which keys were recorded.
     ForgetDedup,
+    /// An OPEN older than a device's newest conversation is answered with that one.
+    ForgetOldOpens,
     /// A note leaves for another shard before it is durable.
     SkipRingGate,
     /// Notes that nobody confirmed are not told again at boot.
@@ -26,9 +28,10 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AckBeforeSync,
         Self::ForgetDedup,
+        Self::ForgetOldOpens,
         Self::SkipRingGate,
         Self::ForgetUnconfirmed,
         Self::RetryFailedSync,

@@ -574,3 +574,26 @@ fn a_session_that_goes_live_knows_the_receipts() {
     let seen = world.heard(second);
     assert_eq!(seen, ["deliver 1 visitor: hello", "state 2 queued", "receipt"]);
 }
+
+#[test]
+fn every_open_is_answered_the_same_after_a_crash_too() {
+    let mut world = World::new(2);
+    let visitor = world.visitor(0, "v-1", 11, &[]);
+    let mut opened = Vec::new();
+    for n in 1..=20 {
+        opened.push(world.open(visitor, n));
+        world.say(
+            visitor,
+            &ClientMessage::Resolve { conversation: opened[n as usize - 1], n: 1, owner_epoch: 0 },
+            4,
+        );
+    }
+    assert!(opened.is_sorted_by(|one, next| one < next), "{opened:?}");
+    world.reboot(1, 2);
+    let visitor = world.visitor(0, "v-1", 11, &[]);
+    let again: Vec<u64> = (1..=20).map(|n| world.open(visitor, n)).collect();
+    assert_eq!(again, opened);
+    let stranger = world.visitor(0, "v-1", 12, &[]);
+    world.say(stranger, &ClientMessage::Open { n: 2, topic: "" }, 5);
+    assert_eq!(world.heard(stranger), ["welcome v-1@demo", "reject#5 OUT_OF_ORDER 1"]);
+}

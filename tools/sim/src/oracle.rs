@@ -146,6 +146,13 @@ impl Oracle {
         entry.highest = entry.highest.max(seq);
     }
 
+    /// An OPEN that was answered was repeated, however long after: it names the same conversation.
+    pub fn opened_again(&mut self, visitor: u32, device: u64, n: u64, conversation: u64, seq: u64) {
+        let known = self.opens.contains_key(&(visitor, device, n));
+        assert!(known, "C4: OPEN {n} of device {device:x} is a duplicate, but was never answered");
+        self.opened(visitor, device, n, conversation, seq);
+    }
+
     /// A client asks under a key. Told before the bytes leave.
     pub fn asks(&mut self, conversation: u64, device: u64, n: u64, what: Asked) {
         self.known(conversation).asked.entry((device, n)).or_default().insert(what);
@@ -531,6 +538,28 @@ mod tests {
         let mut oracle = opened();
         oracle.assigned(ID, 1, 4);
         oracle.assigned(ID, 2, 4);
+    }
+
+    #[test]
+    fn an_open_repeated_is_the_same_conversation() {
+        let mut oracle = opened();
+        oracle.opened(1, 10, 2, ID + 1, 0);
+        oracle.opened_again(1, 10, 1, ID, 0);
+        oracle.opened_again(1, 10, 2, ID + 1, 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "C4")]
+    fn an_old_open_that_names_another_conversation_is_found() {
+        let mut oracle = opened();
+        oracle.opened(1, 10, 2, ID + 1, 0);
+        oracle.opened_again(1, 10, 1, ID + 1, 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "never answered")]
+    fn a_duplicate_open_without_an_original_is_found() {
+        opened().opened_again(1, 10, 2, ID, 0);
     }
 
     #[test]

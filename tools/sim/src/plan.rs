@@ -166,6 +166,10 @@ pub struct Cast {
     pub channels: u32,
     /// Messages per device, at most.
     pub messages: u32,
+    /// OPENs per visitor's device, at most. Every new conversation is a cursor in its HELLO, and so in an auditor's.
+    pub opens: u32,
+    /// A visitor's device resolves, or opens when that is done, instead of what it would do; parts per million.
+    pub churn_ppm: u32,
     /// Requests one device keeps in flight, at most.
     pub window: u32,
     /// Longest body, bytes.
@@ -251,12 +255,16 @@ impl Cast {
         let rate = |rng: &mut Rng, max: u64| if rng.one_in(2) { rng.below(max) as u32 } else { 0 };
         // Few seeds offer more than lanes and staging take, so that BUSY and full lanes occur.
         let burst = rng.one_in(12);
+        // Some visitors have many conversations one after the other, more than any window of keys.
+        let churn = rng.one_in(6);
         Self {
             visitors: rng.range(1, 6) as u32,
             devices: rng.range(1, 3) as u32,
             agents: rng.range(1, 3) as u32,
             channels: if burst { 12 } else { rng.below(6).saturating_sub(2) as u32 },
             messages: if burst { 40 } else { rng.range(1, 10) as u32 },
+            opens: if churn { 40 } else { 8 },
+            churn_ppm: if churn { rng.range(300_000, 900_000) as u32 } else { 0 },
             window: if burst { 16 } else { 4 },
             body_bytes: rng.range(1, 900) as u32,
             pause_ns: if burst { MS / 4 } else { rng.range(1, 120) * MS },

@@ -88,6 +88,13 @@ fn bad_disk(plan: &mut Plan) {
     plan.faults.eio_ppm = 20_000;
 }
 
+/// Visitors have many conversations one after the other, and nothing else goes wrong.
+fn churn(plan: &mut Plan) {
+    plan.stops.clear();
+    plan.cast.opens = 40;
+    plan.cast.churn_ppm = 600_000;
+}
+
 #[test]
 fn an_ack_before_the_sync_is_found() {
     must_find(Bug::AckBeforeSync, power, &["C1", "C2", "C3", "C4", "C5", "liveness"]);
@@ -96,6 +103,11 @@ fn an_ack_before_the_sync_is_found() {
 #[test]
 fn a_replay_that_forgets_keys_is_found() {
     must_find(Bug::ForgetDedup, power, &["C4"]);
+}
+
+#[test]
+fn old_opens_that_are_forgotten_are_found() {
+    must_find(Bug::ForgetOldOpens, churn, &["C4: OPEN"]);
 }
 
 #[test]

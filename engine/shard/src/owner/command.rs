@@ -10,6 +10,8 @@ use crate::ask::{Ask, Want};
 use crate::frames::Rejection;
 use crate::mail::Mail;
 use crate::message::ShardMessage;
+#[cfg(feature = "planted")]
+use crate::planted::{self, Bug};
 
 fn party(caller: &Caller<'_>) -> Party {
     match caller {
@@ -50,6 +52,10 @@ impl Owner {
         {
             self.reject(ask, Code::TooLarge, 0);
             return;
+        }
+        #[cfg(feature = "planted")]
+        if planted::on(Bug::ForgetOldOpens) && matches!(ask.want, Want::Open { .. }) {
+            self.desk.forget_old_opens();
         }
         let now = self.clock.stamp();
         match self.desk.decide(now, &command, &mut self.events) {

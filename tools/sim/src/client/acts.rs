@@ -8,9 +8,6 @@ use super::thread::Thread;
 use crate::oracle::{Asked, Marks};
 use crate::plan::MS;
 
-/// Conversations one device opens at most. Every one is a cursor in its HELLO, and so in an auditor's.
-const OPENS_MAX: u64 = 8;
-
 impl Device {
     /// Which side's receipts it moves.
     pub fn side(&self) -> Side {
@@ -51,10 +48,24 @@ impl Device {
             if std::mem::take(&mut self.owes_message) {
                 self.write(id, scene);
             }
+            // At the end every OPEN is repeated once, the oldest first.
+            if self.opens_answered() > self.opens_repeated {
+                self.opens_repeated += 1;
+                self.open_again(self.opens_repeated, out);
+            }
             return;
         }
+        let may_open = !self.open_wanted && self.open_n < u64::from(scene.cast.opens);
+        if scene.rng.ppm(scene.cast.churn_ppm) {
+            return match self.threads[&id].resolved {
+                true if may_open => self.open(),
+                true => self.open_any_again(scene, out),
+                false => self.resolve(id),
+            };
+        }
         match scene.rng.below(16) {
-            0 if !self.open_wanted && self.open_n < OPENS_MAX => self.open(),
+            0 if may_open => self.open(),
+            5 => self.open_any_again(scene, out),
             1 => self.look_back(id, scene, out),
             2 => self.repeat(id, scene, out),
             3 => self.type_in(id, out),
@@ -109,6 +120,20 @@ impl Device {
     fn open(&mut self) {
         self.open_n += 1;
         self.open_wanted = true;
+    }
+
+    /// Repeats one of the OPENs that were answered.
+    fn open_any_again(&mut self, scene: &mut Scene<'_>, out: &mut Vec<u8>) {
+        let answered = self.opens_answered();
+        if answered > 0 {
+            self.open_again(scene.rng.range(1, answered), out);
+        }
+    }
+
+    /// Sends an OPEN again that was answered.
+    fn open_again(&mut self, n: u64, out: &mut Vec<u8>) {
+        let tag = self.tag(Attempt::OpenAgain { n });
+        self.say(&ClientMessage::Open { n, topic: "again" }, tag, out);
     }
 
     /// Opens if it never did, and writes one message, also in the healed phase: for the audit's new visitors.

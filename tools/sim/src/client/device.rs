@@ -22,6 +22,11 @@ pub enum Whose {
 pub enum Attempt {
     /// OPEN.
     Open,
+    /// A repetition of an OPEN that was answered.
+    OpenAgain {
+        /// The key.
+        n: u64,
+    },
     /// SEND or RESOLVE from a thread's queue.
     Keyed {
         /// The conversation.
@@ -112,6 +117,8 @@ pub struct Device {
     pub open_tag: Option<u32>,
     /// The last OPEN is not answered yet.
     pub open_wanted: bool,
+    /// OPENs repeated since the world healed, from n 1 on.
+    pub opens_repeated: u64,
     /// Nothing but what is due anyway before: OPEN or PRESENCE got BUSY.
     pub not_before: u64,
     /// Agents.
@@ -144,6 +151,7 @@ impl Device {
             open_n: 0,
             open_tag: None,
             open_wanted: false,
+            opens_repeated: 0,
             not_before: 0,
             declared: None,
             budget: 0,
@@ -171,6 +179,11 @@ impl Device {
         }
     }
 
+    /// OPENs that were answered, which are those from n 1 to this.
+    pub fn opens_answered(&self) -> u64 {
+        self.open_n - u64::from(self.open_wanted)
+    }
+
     /// Cursors for HELLO or BIND.
     pub fn cursors(&self) -> Vec<Cursor> {
         let known = self.threads.iter().filter(|(_, thread)| thread.based);
@@ -180,6 +193,12 @@ impl Device {
     /// The connection is gone.
     pub fn down(&mut self) {
         self.up = false;
+        // Repetitions that were out are asked once more.
+        let again = self.attempts.values().filter_map(|attempt| match attempt {
+            Attempt::OpenAgain { n } => Some(n - 1),
+            _ => None,
+        });
+        self.opens_repeated = again.min().unwrap_or(u64::MAX).min(self.opens_repeated);
         self.attempts.clear();
         self.open_tag = None;
         if let Some(declared) = &mut self.declared {
@@ -198,6 +217,9 @@ impl Device {
         }
         if self.open_wanted {
             return Some(format!("the answer to OPEN {}", self.open_n));
+        }
+        if self.opens_repeated < self.opens_answered() && !self.auditor {
+            return Some(format!("repetitions of OPEN from {} on", self.opens_repeated + 1));
         }
         if let Some(declared) = self.declared.filter(|declared| !declared.acked) {
             return Some(format!("the answer to {declared:?}"));

@@ -83,6 +83,11 @@ impl Device {
                     (thread.based, thread.cursor, thread.base) = (true, seq, seq);
                 }
             }
+            Attempt::OpenAgain { n: key } => {
+                assert!(n == key, "ACK of OPEN {n} answers OPEN {key}");
+                assert!(duplicate, "C4: OPEN {n} of device {:x} was written again", self.id);
+                scene.oracle.opened_again(self.visitor(), self.id, n, conversation, seq);
+            }
             Attempt::Keyed { conversation: of, n: key, asked }
             | Attempt::Again { conversation: of, n: key, asked, .. } => {
                 assert!(
@@ -278,6 +283,14 @@ impl Device {
                 }
                 self.not_before = again_at;
             }
+            Attempt::OpenAgain { n } if refused.code == Code::Busy => {
+                self.opens_repeated = self.opens_repeated.min(n - 1);
+            }
+            Attempt::OpenAgain { .. } if refused.code == Code::DeviceExpired => self.dead = true,
+            Attempt::OpenAgain { n } => panic!(
+                "C4: {:?} (detail {}) of OPEN {n} of device {:x}, which was answered",
+                refused.code, refused.detail, self.id
+            ),
             Attempt::Open if matches!(refused.code, Code::DeviceExpired | Code::DeviceLimit) => {
                 self.dead = true
             }
