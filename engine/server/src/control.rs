@@ -7,6 +7,7 @@ pub mod admin;
 pub mod error;
 pub mod figures;
 pub mod guard;
+pub mod keys;
 pub mod limiter;
 pub mod pages;
 pub mod plane;
@@ -48,6 +49,8 @@ pub fn router(plane: &Arc<Plane>) -> Router {
         .route("/v1/admin/agents", get(admin::agents).post(admin::add_agent))
         .route("/v1/admin/agents/password", post(admin::set_password))
         .route("/v1/admin/sites", get(admin::sites).post(admin::add_site))
+        .route("/v1/admin/sites/keys", get(keys::list).post(keys::add))
+        .route("/v1/admin/sites/keys/remove", post(keys::remove))
         .route("/v1/admin/tickets/{role}", post(admin::ticket))
         .layer(from_fn_with_state(plane.clone(), guard::admin_only));
     Router::new()

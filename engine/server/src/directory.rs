@@ -22,6 +22,8 @@ pub const NAME_BYTES_MAX: usize = 64;
 pub const VISITOR_BYTES_MAX: usize = 64;
 /// Most sites of a directory.
 pub const SITES_MAX: u32 = 100_000;
+/// Most public keys of a site that are in force at once.
+pub const KEYS_PER_SITE_MAX: usize = 16;
 /// Most agents of a site.
 pub const AGENTS_PER_SITE_MAX: u32 = 100_000;
 
@@ -51,6 +53,21 @@ pub struct Agent {
     pub password_hash: Option<String>,
     /// When it was added, seconds since 1970.
     pub created_s: u64,
+}
+
+/// A public key with which a site signs its visitors' tickets.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct SiteKey {
+    /// Site number.
+    pub site: u32,
+    /// Number within the site, from 1, never used again. The key's name in tickets is `site name:number`.
+    pub number: u32,
+    /// Ed25519 public key.
+    pub key: [u8; 32],
+    /// When it was added, seconds since 1970.
+    pub created_s: u64,
+    /// Removed keys stay, so that their number is never used again.
+    pub removed: bool,
 }
 
 /// Tickets of this identity issued before `before_s` are refused.
@@ -138,6 +155,12 @@ pub trait Directory: Send + Sync {
     fn site(&self, name: &str) -> Result<Option<Site>, DirectoryError>;
     /// Adds a site with the next number.
     fn add_site(&self, name: &str, now_s: u64) -> Result<Site, DirectoryError>;
+    /// Adds a public key with the next number of the site.
+    fn add_site_key(&self, site: u32, key: &[u8; 32], now_s: u64) -> Result<SiteKey, DirectoryError>;
+    /// Public keys in force, of one site or (0) of all, by site and number.
+    fn site_keys(&self, site: u32) -> Result<Vec<SiteKey>, DirectoryError>;
+    /// Takes a public key out of force.
+    fn remove_site_key(&self, site: u32, number: u32) -> Result<(), DirectoryError>;
     /// All agents of a site, by number.
     fn agents(&self, site: u32) -> Result<Vec<Agent>, DirectoryError>;
     /// The agent of this login.

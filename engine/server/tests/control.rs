@@ -139,6 +139,24 @@ fn only_callers_of_this_machine_learn_the_data_folder() {
 }
 
 #[test]
+fn a_site_key_is_in_force_until_it_is_removed() {
+    let plant = Plant::start("keys");
+    let key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    let add = json!({ "site": "demo", "key": key });
+    assert_eq!(plant.post("/v1/admin/sites/keys", &add).status, 401);
+    let added = plant.admin("/v1/admin/sites/keys", &add);
+    assert_eq!((added.status, added.text("kid").as_str()), (201, "demo:1"), "{}", added.body);
+    assert_eq!(plant.admin("/v1/admin/sites/keys", &add).status, 409);
+    assert_eq!(plant.admin("/v1/admin/sites/keys", &json!({ "site": "demo", "key": "no key" })).status, 400);
+    let list = plant.admin_get("/v1/admin/sites/keys?site=demo");
+    assert_eq!(list.body["keys"][0]["key"], key, "{}", list.body);
+    let remove = json!({ "site": "demo", "number": 1 });
+    assert_eq!(plant.admin("/v1/admin/sites/keys/remove", &remove).status, 200);
+    assert_eq!(plant.admin("/v1/admin/sites/keys/remove", &remove).status, 404);
+    assert_eq!(plant.admin_get("/v1/admin/sites/keys?site=demo").body["keys"], json!([]));
+}
+
+#[test]
 fn admin_routes_need_the_token() {
     let plant = Plant::start("admin");
     assert_eq!(plant.post("/v1/admin/sites", &json!({ "site": "shop" })).status, 401);

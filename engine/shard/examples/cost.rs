@@ -44,6 +44,7 @@ impl Bench {
         };
         let settings = Arc::new(Settings {
             ticket_key: KEY.to_vec(),
+            site_keys: Default::default(),
             heartbeat_s: 30,
             outbox_bytes_max: 64 << 20,
             origins: Vec::new(),

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::ticket::SiteKeys;
+
 /// Settings of a shard.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// HMAC-SHA256 key of tickets, at least 32 bytes.
     pub ticket_key: Vec<u8>,
+    /// Public keys that sites sign their visitors' tickets with.
+    pub site_keys: SiteKeys,
     /// Silence after which a client is expected to have said something, seconds. Closed after twice that.
     pub heartbeat_s: u16,
     /// Bytes that may wait for one connection before it is served from the log instead of pushed to.

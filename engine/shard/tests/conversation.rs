@@ -39,6 +39,7 @@ struct World {
 fn settings() -> Arc<Settings> {
     Arc::new(Settings {
         ticket_key: KEY.to_vec(),
+        site_keys: Default::default(),
         heartbeat_s: 30,
         outbox_bytes_max: 64 << 10,
         origins: Vec::new(),

@@ -136,6 +136,30 @@ enum SiteCommand {
     Add { site: String },
     /// List sites
     List,
+    /// Public keys with which a site's own system signs its visitors' tickets
+    #[command(subcommand)]
+    Key(KeyCommand),
+}
+
+#[derive(Subcommand)]
+enum KeyCommand {
+    /// Add an Ed25519 public key: PEM, hex or base64 from FILE or standard input; prints its `kid`
+    Add {
+        #[arg(long)]
+        site: String,
+        file: Option<PathBuf>,
+    },
+    /// List the keys in force
+    List {
+        #[arg(long)]
+        site: String,
+    },
+    /// Take a key out of force: its tickets open no connection any more
+    Remove {
+        #[arg(long)]
+        site: String,
+        number: u32,
+    },
 }
 
 #[derive(Subcommand)]
@@ -235,6 +259,7 @@ fn carry_out(args: &Args) -> Result<(), Failure> {
                 print(&format!("{}\t{}", site["id"], text(&site["site"])));
             }
         }
+        Command::Site(SiteCommand::Key(command)) => key(&remote(), command)?,
         Command::Ticket(command) => ticket(&remote(), command)?,
         Command::Log(LogCommand::Verify) => logs::verify(&folder())?,
         Command::Log(LogCommand::Dump) => logs::dump(&folder())?,
@@ -328,6 +353,33 @@ fn agent(remote: &Remote, command: &AgentCommand) -> Result<(), Failure> {
     match answer["password"].as_str() {
         Some(made) => print(&format!("{login} {made}")),
         None => print(login),
+    }
+    Ok(())
+}
+
+fn key(remote: &Remote, command: &KeyCommand) -> Result<(), Failure> {
+    match command {
+        KeyCommand::Add { site, file } => {
+            let read = match file {
+                Some(file) => std::fs::read_to_string(file),
+                None => io::read_to_string(io::stdin()),
+            };
+            let key = read
+                .map_err(|error| Failure::new(Failure::USAGE, format!("the key cannot be read: {error}")))?;
+            let added = remote.admin("/v1/admin/sites/keys", &json!({ "site": site, "key": key }))?;
+            print(text(&added["kid"]));
+        }
+        KeyCommand::List { site } => {
+            let list = remote.admin_get(&format!("/v1/admin/sites/keys?site={site}"))?;
+            for key in list["keys"].as_array().into_iter().flatten() {
+                print(&format!("{}\t{}\t{}", key["number"], text(&key["kid"]), text(&key["key"])));
+            }
+        }
+        KeyCommand::Remove { site, number } => {
+            let body = json!({ "site": site, "number": number });
+            remote.admin("/v1/admin/sites/keys/remove", &body)?;
+            print("removed");
+        }
     }
     Ok(())
 }

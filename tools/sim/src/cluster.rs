@@ -165,6 +165,7 @@ fn geometry(log: u16, sizes: &Sizes) -> Geometry {
 fn settings(sizes: &Sizes) -> Settings {
     Settings {
         ticket_key: TICKET_KEY.to_vec(),
+        site_keys: BTreeMap::new(),
         heartbeat_s: sizes.heartbeat_s,
         outbox_bytes_max: sizes.outbox_bytes,
         origins: Vec::new(),

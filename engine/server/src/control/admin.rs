@@ -17,9 +17,11 @@ use crate::directory::{Revocation, check_login, check_visitor};
 use crate::say;
 use crate::secrets::{self, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN};
 
-type Answer = Result<(StatusCode, Json<Value>), ApiError>;
+/// Status and body, or what is wrong.
+pub type Answer = Result<(StatusCode, Json<Value>), ApiError>;
 
-fn ok(value: Value) -> Answer {
+/// 200.
+pub fn ok(value: Value) -> Answer {
     Ok((StatusCode::OK, Json(value)))
 }
 
@@ -103,7 +105,8 @@ async fn carry_out(plane: &Plane, revocation: Revocation) -> Result<(), ApiError
 /// GET /v1/admin/agents?site=S.
 #[derive(Deserialize)]
 pub struct SiteQuery {
-    site: String,
+    /// Site name.
+    pub site: String,
 }
 
 /// All agents of a site, without their hashes.

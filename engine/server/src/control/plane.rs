@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use ringdesk_shard::io::Control;
 use ringdesk_shard::settings::Settings;
+use ringdesk_shard::ticket::{SiteKey, SiteKeys};
 use tokio::sync::{Notify, Semaphore};
 
 use super::error::ApiError;
@@ -289,6 +290,11 @@ pub fn connections_of_one(live: &Live, shards: usize) -> u32 {
     if shards == 1 { share } else { share.saturating_add(share / 16 + 64).min(live.connections_max) }
 }
 
+/// The name of a site's public key in tickets, their `kid`.
+pub fn key_name(site: &str, number: u32) -> String {
+    format!("{site}:{number}")
+}
+
 /// The settings of a shard that may hold `connections_max` connections. Blocking: reads the agents.
 pub fn settings(
     directory: &dyn Directory,
@@ -297,13 +303,22 @@ pub fn settings(
     connections_max: u32,
 ) -> Result<Settings, DirectoryError> {
     let mut agent_names = BTreeMap::new();
-    for site in directory.sites()? {
+    let sites = directory.sites()?;
+    for site in &sites {
         for agent in directory.agents(site.id)? {
             agent_names.insert((agent.site, agent.id), Arc::from(agent.name));
         }
     }
+    let mut site_keys = SiteKeys::new();
+    for found in directory.site_keys(0)? {
+        let Some(site) = sites.iter().find(|site| site.id == found.site) else { continue };
+        let kid = key_name(&site.name, found.number);
+        let key = SiteKey { site: site.id, site_name: Arc::from(site.name.as_str()), key: found.key };
+        site_keys.insert(kid, key);
+    }
     Ok(Settings {
         ticket_key,
+        site_keys,
         heartbeat_s: live.heartbeat_s,
         outbox_bytes_max: live.outbox_bytes_max,
         origins: live.origins.clone(),

@@ -1,4 +1,4 @@
-//! The directory in a redb file: five tables, values as JSON so that fields may be added.
+//! The directory in a redb file: six tables, values as JSON so that fields may be added.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    AGENTS_PER_SITE_MAX, Agent, Directory, DirectoryError, Revocation, SITES_MAX, Seed, Site,
-    check_display_name, check_login, check_site_name,
+    AGENTS_PER_SITE_MAX, Agent, Directory, DirectoryError, KEYS_PER_SITE_MAX, Revocation, SITES_MAX, Seed,
+    Site, SiteKey, check_display_name, check_login, check_site_name,
 };
 
 /// Page cache of redb, bytes: the directory is small and read rarely.
@@ -22,6 +22,7 @@ const SITES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("sites");
 const SITE_NAMES: TableDefinition<'_, &str, u32> = TableDefinition::new("site_names");
 const AGENTS: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("agents");
 const LOGINS: TableDefinition<'_, (u32, &str), u32> = TableDefinition::new("logins");
+const SITE_KEYS: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("site_keys");
 const REVOKED: TableDefinition<'_, (u32, u32, &str), u64> = TableDefinition::new("revoked");
 
 const TICKET_KEY: &str = "ticket_key";
@@ -73,6 +74,16 @@ impl RedbDirectory {
             Err(error) => Err(store(error)),
         }
     }
+}
+
+/// The keys of one site, or (0) of all.
+fn of_site(
+    keys: &impl ReadableTable<(u32, u32), &'static [u8]>,
+    site: u32,
+) -> Result<Vec<SiteKey>, DirectoryError> {
+    let last = if site == 0 { u32::MAX } else { site };
+    let found = keys.range((site, 0)..=(last, u32::MAX)).map_err(store)?;
+    found.map(|entry| decode(entry.map_err(store)?.1.value())).collect()
 }
 
 fn insert_site(transaction: &WriteTransaction, name: &str, now_s: u64) -> Result<Site, DirectoryError> {
@@ -165,6 +176,49 @@ impl Directory for RedbDirectory {
 
     fn add_site(&self, name: &str, now_s: u64) -> Result<Site, DirectoryError> {
         self.write(|transaction| insert_site(transaction, name, now_s))
+    }
+
+    fn add_site_key(&self, site: u32, key: &[u8; 32], now_s: u64) -> Result<SiteKey, DirectoryError> {
+        self.write(|transaction| {
+            let sites = transaction.open_table(SITES).map_err(store)?;
+            if sites.get(site).map_err(store)?.is_none() {
+                return Err(DirectoryError::Unknown { what: "site", name: site.to_string() });
+            }
+            let mut keys = transaction.open_table(SITE_KEYS).map_err(store)?;
+            let known: Vec<SiteKey> = of_site(&keys, site)?;
+            if known.iter().filter(|known| !known.removed).count() >= KEYS_PER_SITE_MAX {
+                return Err(DirectoryError::Full { what: "keys of a site" });
+            }
+            if known.iter().any(|known| !known.removed && known.key == *key) {
+                return Err(DirectoryError::Exists { what: "key", name: crate::secrets::hex(key) });
+            }
+            let number = known.last().map_or(1, |last| last.number + 1);
+            let added = SiteKey { site, number, key: *key, created_s: now_s, removed: false };
+            keys.insert((site, number), encode(&added).as_slice()).map_err(store)?;
+            Ok(added)
+        })
+    }
+
+    fn site_keys(&self, site: u32) -> Result<Vec<SiteKey>, DirectoryError> {
+        let Some(keys) = self.read(SITE_KEYS)? else { return Ok(Vec::new()) };
+        let mut found: Vec<SiteKey> = of_site(&keys, site)?;
+        found.retain(|key| !key.removed);
+        Ok(found)
+    }
+
+    fn remove_site_key(&self, site: u32, number: u32) -> Result<(), DirectoryError> {
+        self.write(|transaction| {
+            let mut keys = transaction.open_table(SITE_KEYS).map_err(store)?;
+            let unknown = || DirectoryError::Unknown { what: "key", name: number.to_string() };
+            let mut key: SiteKey =
+                decode(keys.get((site, number)).map_err(store)?.ok_or_else(unknown)?.value())?;
+            if key.removed {
+                return Err(unknown());
+            }
+            key.removed = true;
+            keys.insert((site, number), encode(&key).as_slice()).map_err(store)?;
+            Ok(())
+        })
     }
 
     fn agents(&self, site: u32) -> Result<Vec<Agent>, DirectoryError> {
@@ -302,6 +356,30 @@ mod tests {
         assert!(matches!(directory.add_agent(9, "ana", "Ana", None, 5), Err(DirectoryError::Unknown { .. })));
         assert!(matches!(directory.add_agent(1, "a b", "Ana", None, 5), Err(DirectoryError::BadName { .. })));
         assert_eq!(directory.agents(2).expect("read").len(), 1);
+    }
+
+    #[test]
+    fn keys_of_a_site_come_and_go_and_their_numbers_stay() {
+        let file = Temporary::new("keys");
+        let directory = RedbDirectory::open(&file.0).expect("opens");
+        directory.seed(&seed()).expect("seeds");
+        assert!(directory.site_keys(0).expect("none").is_empty());
+        assert_eq!(directory.add_site_key(1, &[1; 32], 5).expect("added").number, 1);
+        assert!(matches!(directory.add_site_key(1, &[1; 32], 5), Err(DirectoryError::Exists { .. })));
+        assert!(matches!(directory.add_site_key(9, &[1; 32], 5), Err(DirectoryError::Unknown { .. })));
+        directory.remove_site_key(1, 1).expect("removed");
+        assert!(matches!(directory.remove_site_key(1, 1), Err(DirectoryError::Unknown { .. })));
+        assert_eq!(directory.add_site_key(1, &[1; 32], 6).expect("added again").number, 2);
+        directory.add_site("shop", 7).expect("a site");
+        directory.add_site_key(2, &[2; 32], 8).expect("added");
+        let all: Vec<_> =
+            directory.site_keys(0).expect("read").iter().map(|key| (key.site, key.number)).collect();
+        assert_eq!(all, [(1, 2), (2, 1)]);
+        assert_eq!(directory.site_keys(2).expect("read").len(), 1);
+        for n in 0..15 {
+            directory.add_site_key(2, &[100 + n; 32], 9).expect("room");
+        }
+        assert!(matches!(directory.add_site_key(2, &[99; 32], 9), Err(DirectoryError::Full { .. })));
     }
 
     #[test]

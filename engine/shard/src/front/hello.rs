@@ -64,7 +64,10 @@ impl Front {
             return Err(Code::BadHandshake);
         }
         let now_s = self.wall_ms / 1000;
-        let verified = ticket::verify(&self.settings.ticket_key, hello.ticket, hello.role as u8, now_s);
+        let verified = {
+            let keys = ticket::Keys { server: &self.settings.ticket_key, sites: &self.settings.site_keys };
+            ticket::verify(keys, hello.ticket, hello.role as u8, now_s)
+        };
         let principal = verified.map_err(|error| match error {
             TicketError::Expired => Code::TicketExpired,
             TicketError::Invalid | TicketError::WrongRole => Code::TicketInvalid,
