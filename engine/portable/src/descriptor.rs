@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use monoio::net::TcpStream;
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, MsgFlags, recv, send, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, recv, send, sendmsg, shutdown};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 /// A descriptor under monoio's eyes. monoio has no type for "some descriptor", so listeners and eventfds go by this
@@ -31,6 +31,11 @@ pub(crate) fn receive(stream: &TcpStream, into: &mut [u8]) -> i32 {
 /// Sends as much as the socket takes. `-EAGAIN` when it takes nothing.
 pub(crate) fn transmit(stream: &TcpStream, bytes: &[u8]) -> i32 {
     result(send(stream.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL))
+}
+
+/// Ends the sending side.
+pub(crate) fn shut_down(stream: &TcpStream) -> i32 {
+    result(shutdown(stream.as_raw_fd(), Shutdown::Write).map(|()| 0))
 }
 
 pub(crate) fn would_block(result: i32) -> bool {

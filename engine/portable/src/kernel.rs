@@ -22,7 +22,7 @@ use ringdesk_uring::files::{Durability, probe_direct};
 use ringdesk_uring::kernel::{Completion, Kernel, KernelFailure, Op, WOKEN, Waker};
 use rustix::io::Errno;
 
-use crate::descriptor::{Airlock, watched};
+use crate::descriptor::{Airlock, shut_down, watched};
 use crate::files::{Files, Work};
 use crate::fleet::{Bell, Fleet};
 use crate::watch::{Poller, Token, Wait};
@@ -290,6 +290,10 @@ impl Kernel for PortableKernel {
             Op::AcceptMulti { listener } => self.accept(user, listener),
             Op::Receive { entry, once } => self.receive(user, entry, once),
             Op::Send { entry, buffer, from, len } => self.send(user, entry, (buffer, from, len), buffers),
+            Op::Shutdown { entry } => {
+                let result = shut_down(&self.connection(entry).stream);
+                self.complete(user, result);
+            }
             Op::Cancel { target } => {
                 self.cancel(target);
                 self.complete(user, 0);

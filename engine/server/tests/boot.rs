@@ -2,10 +2,13 @@
 
 mod process;
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 use process::{Client, Folder, Server};
-use ringdesk_protocol::{Role, ServerMessage};
+use ringdesk_protocol::limits::FRAME_BYTES_MAX;
+use ringdesk_protocol::{ClientMessage, Role, ServerMessage, frame};
 
 #[test]
 fn a_second_instance_on_the_same_folder_is_refused() {
@@ -113,6 +116,33 @@ fn a_conversation_survives_kill_9_and_other_numbers_of_shards() {
         assert_eq!(bodies, ["before", "round 0", "round 1", "round 2"]);
     }
     assert_eq!(agent.role, Role::Agent);
+}
+
+/// A bad frame, and 100 KiB that were on their way when the server closed.
+#[test]
+fn a_client_that_goes_on_sending_reads_why_it_was_sent_away() {
+    for backend in ["uring", "portable"] {
+        let folder = Folder::new(&format!("goodbye-{backend}"));
+        folder.write("small.toml", &format!("backend = \"{backend}\"\n[log]\nsegment_mib = 4\n"));
+        let server = Server::start(&folder, &["--shards", "1"]);
+        for pause_ms in [0, 30] {
+            let mut stream = TcpStream::connect(server.binary).expect("connects");
+            stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+            let mut frame = Vec::new();
+            ClientMessage::Ping { nonce: 1 }.encode(0, 1, &mut frame);
+            stream.write_all(&frame).expect("sent");
+            std::thread::sleep(Duration::from_millis(pause_ms));
+            for _ in 0..10 {
+                stream.write_all(&[0xEE; 10 << 10]).expect("the server takes what is still to come");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).expect("the end of the stream, no reset");
+            let frame = frame::decode(&bytes, FRAME_BYTES_MAX as u32).expect("a frame").expect("a whole one");
+            let message = ServerMessage::decode(frame.header.kind, frame.body).expect("a message");
+            assert!(matches!(message, ServerMessage::Goodbye { .. }), "{backend}: {message:?}");
+        }
+    }
 }
 
 #[test]

@@ -138,8 +138,9 @@ pub enum Output {
         /// The bytes, owned by the driver until the last completion.
         buffer: Vec<u8>,
     },
-    /// Closes. The driver cancels what is armed, waits for the last completion, frees the entry; no input of
-    /// this connection follows.
+    /// Closes; no input of this connection follows. With a send out, or after a hang-up, the driver cancels what is
+    /// out, waits for the last completion and frees the entry. Otherwise it lingers first, so that the peer can read
+    /// to the end: it ends the stream and drops what still comes, for a bounded time.
     Close {
         /// The connection.
         conn: ConnId,

@@ -74,6 +74,12 @@ pub enum Op {
         /// Number of bytes, at least 1.
         len: u32,
     },
+    /// Shuts the sending side of a connection down: the peer sees the end of the stream after all bytes sent before.
+    /// Receives go on. Submitted only when no send on the entry is out. `result`: 0 or an errno.
+    Shutdown {
+        /// The connection's entry.
+        entry: u32,
+    },
     /// Asks for the end of the operation with this `user` value. The operation's own last completion still comes
     /// (`ECANCELED`, or what it had reached); the result of the cancellation itself says nothing.
     Cancel {

@@ -3,7 +3,7 @@
 //! Each turn, in this order:
 //!
 //! 1. completions: what the kernel finished becomes inputs and follow-up operations;
-//! 2. timers: pauses of the table that are over (the shard looks at its own in its step);
+//! 2. timers: pauses and lingering connections of the table whose time is over (the shard looks at its own in its step);
 //! 3. rings: messages of other shards, at most [`Limits::messages_per_lane`] from each lane, and the mailbox;
 //! 4. step: the shard takes all inputs and says what is to be done. Inside it, in this order: stage log, submit the
 //!    batch, release the gate, flush outboxes;
@@ -60,7 +60,7 @@ pub struct TurnOutcome {
     pub busy: bool,
     /// The shard or the kernel cannot go on; no further turn may be taken.
     pub fatal: Option<String>,
-    /// The shard said goodbye to its last connection.
+    /// The shard said goodbye to its last connection, and no connection lingers.
     pub drained: bool,
     /// A [`Letter::Stop`] was read.
     pub stop: bool,
@@ -103,6 +103,8 @@ pub struct Reactor<K, T> {
     outputs: Outputs,
     effects: Effects,
     completions: Vec<Completion>,
+    /// The shard said so, and connections still linger.
+    drained: bool,
     counts: ReactorCounts,
 }
 
@@ -132,6 +134,7 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
             outputs: Outputs::default(),
             effects: Effects::default(),
             completions: Vec::new(),
+            drained: false,
             counts: ReactorCounts::default(),
         }
     }
@@ -193,6 +196,10 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
         busy |= self.table.has_ops();
         if let Err(KernelFailure(sentence)) = self.submit() {
             outcome.fatal = Some(sentence);
+        }
+        // Who ends the process now would reset the peers that have not read to the end.
+        if self.drained && self.table.lingering() == 0 {
+            (self.drained, outcome.drained) = (false, true);
         }
         outcome.busy = busy || outcome.drained || outcome.stop;
         self.counts.turns_busy += u64::from(outcome.busy);
@@ -266,7 +273,7 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
                     self.backlogs[usize::from(to)].push_back(message);
                 }
                 Output::Report(report) => outcome.reports.push(report),
-                Output::Drained => outcome.drained = true,
+                Output::Drained => self.drained = true,
                 Output::Fatal(sentence) => {
                     // What follows in the same turn was decided by a shard that cannot go on.
                     outcome.fatal = Some(sentence);

@@ -5,8 +5,8 @@
 //! late or failed; the table answers each of these the same way over io_uring and in the simulator.
 //!
 //! Order: `completed` and `expire` at the start of a turn, the output methods after the shard's step, then
-//! [`Table::take_ops`]. Parts: `connection` (sockets), `accept` (listeners), `handover` (descriptors between shards),
-//! `disk` (log files).
+//! [`Table::take_ops`]. Parts: `connection` (sockets), `linger` (their end), `accept` (listeners), `handover`
+//! (descriptors between shards), `disk` (log files).
 //!
 //! | What happens | Answer |
 //! |---|---|
@@ -14,7 +14,8 @@
 //! | receive ends with ENOBUFS, EINTR, EAGAIN, or a multishot ends | armed again |
 //! | accept fails for want of entries or memory | paused, armed again later; other listeners go on |
 //! | a pause | the multishot is cancelled; armed again after its last completion if the shard wants to go on |
-//! | close with operations out | they are cancelled; the entry is closed after their last completion |
+//! | close with all sent | our side is shut down; what the peer still sends is dropped until it ends, within bounds |
+//! | close with a send out, or after a hang-up | what is out is cancelled; the entry is closed after its last completion |
 //! | completion of an earlier connection in an entry | ignored, counted |
 //! | failed write or sync | passed up as an error; never retried |
 //! | hand-over with a receive armed or a send out, a second send, a second receive, use after close | panic |
@@ -23,10 +24,11 @@ mod accept;
 mod connection;
 mod disk;
 mod handover;
+mod linger;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use ringdesk_shard::io::{ConnId, Input, ListenerKind};
 use ringdesk_shard::message::{HandOver, ShardMessage};
@@ -59,6 +61,7 @@ const CANCEL: u64 = 7;
 const HAND_OVER: u64 = 8;
 const DISK: u64 = 9;
 const WAKE: u64 = 10;
+const SHUTDOWN: u64 = 11;
 
 const GENERATION_BITS: u32 = 28;
 
@@ -81,6 +84,8 @@ pub struct TableCounts {
     pub accept_errors: u64,
     /// Receives armed again because the kernel had no receive buffer.
     pub receive_starved: u64,
+    /// Closes that waited for the peer's end.
+    pub lingered: u64,
     /// Sends that went out in more than one part.
     pub short_sends: u64,
     /// Completions of connections that were gone.
@@ -115,6 +120,12 @@ pub struct Table {
     arrived_descriptors: BTreeMap<u64, ConnId>,
     arrived_states: BTreeMap<u64, Box<HandOver>>,
     disk: Disk,
+    /// Until when the peer of a closed connection is waited for; earliest first.
+    lingering: VecDeque<(u64, ConnId)>,
+    /// Connections that linger.
+    lingerers: u32,
+    /// Time of this turn.
+    now_ns: u64,
     /// Buffers of sends and disk operations; the kernel reaches into it while they are lent.
     pub buffers: Buffers,
     ops: Vec<(u64, Op)>,
@@ -135,6 +146,9 @@ impl Table {
             arrived_descriptors: BTreeMap::new(),
             arrived_states: BTreeMap::new(),
             disk: Disk::default(),
+            lingering: VecDeque::new(),
+            lingerers: 0,
+            now_ns: 0,
             buffers: Buffers::new(),
             ops: Vec::new(),
             counts: TableCounts::default(),
@@ -153,6 +167,7 @@ impl Table {
             ACCEPT => self.accepted(now_ns, index, completion, effects),
             RECEIVE => self.received(index, completion, effects),
             SEND => self.sent(index, completion, effects),
+            SHUTDOWN => self.shut_down(index, completion),
             CLOSE => self.closed(index, completion),
             HAND_OVER => self.handed_over(index, completion, effects),
             DISK => self.disk.completed(completion, &mut self.buffers, &mut self.ops, &mut effects.inputs),
@@ -163,8 +178,11 @@ impl Table {
         }
     }
 
-    /// Ends pauses that are over.
+    /// Ends pauses that are over, and closes connections that lingered long enough. Once a turn: connections closed
+    /// later in the turn linger from here on.
     pub fn expire(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+        self.expire_lingering(now_ns);
         for listener in 0..self.listeners.len() {
             if self.listeners[listener].resume_ns.is_some_and(|at| at <= now_ns) {
                 self.arm_accept(listener);
@@ -174,7 +192,8 @@ impl Table {
 
     /// When [`Self::expire`] has something to do.
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        self.listeners.iter().filter_map(|listener| listener.resume_ns).min()
+        let lingering = self.lingering.front().map(|(until, _)| *until);
+        self.listeners.iter().filter_map(|listener| listener.resume_ns).chain(lingering).min()
     }
 
     /// Queues the wake-up of another shard.

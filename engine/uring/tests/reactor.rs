@@ -227,3 +227,26 @@ fn bytes_reach_the_step_and_are_gone_after_it() {
     assert!(!reactor.turn(at(4)).busy);
     assert_eq!(reactor.shard().steps, steps, "no input, no deadline, no step");
 }
+
+#[test]
+fn a_drain_is_over_when_no_connection_lingers() {
+    let (mut reactor, _other) = reactor(&[ListenerKind::Binary]);
+    reactor.turn(at(1));
+    let (accept, _) = reactor.kernel_mut().ops[0];
+    let accepted = Completion { user: accept, result: 2, more: true, bytes: None };
+    reactor.kernel_mut().completions.push_back(accepted);
+    let conn = ConnId { index: 2, generation: 1 };
+    reactor.shard_mut().say = vec![Output::Close { conn }, Output::Drained];
+    assert!(!reactor.turn(at(2)).drained, "the peer has not read to the end");
+    assert_eq!(reactor.doze(at(2)), Some(2 + 2_000_000_000));
+    reactor.rouse();
+    assert!(!reactor.turn(at(3)).drained);
+    let ops = std::mem::take(&mut reactor.kernel_mut().ops);
+    assert!(matches!(ops[1..], [(_, Op::Shutdown { entry: 2 }), (_, Op::Receive { entry: 2, once: false })]));
+    for (user, _) in &ops[1..] {
+        let done = Completion { user: *user, result: 0, more: false, bytes: None };
+        reactor.kernel_mut().completions.push_back(done);
+    }
+    assert!(reactor.turn(at(4)).drained);
+    assert!(!reactor.turn(at(5)).drained, "told once");
+}

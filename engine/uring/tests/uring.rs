@@ -108,6 +108,11 @@ fn a_full_table_refuses_the_hand_over_and_pauses_the_accept() {
 }
 
 #[test]
+fn a_peer_that_is_still_sending_reads_the_whole_goodbye() {
+    conformance::a_peer_that_is_still_sending_reads_the_whole_goodbye(start("goodbye", |_| {}));
+}
+
+#[test]
 fn a_reactor_dropped_at_work_leaves_nothing_behind() {
     for _ in 0..3 {
         conformance::a_pair_dropped_at_work_leaves_nothing_behind(start("dropped", |_| {}));

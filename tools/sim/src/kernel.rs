@@ -25,6 +25,7 @@ const ENOSPC: i32 = 28;
 const EPIPE: i32 = 32;
 const ECONNRESET: i32 = 104;
 const ENOBUFS: i32 = 105;
+const ENOTCONN: i32 = 107;
 const ECANCELED: i32 = 125;
 
 /// Largest number of bytes one receive brings: one provided buffer.
@@ -235,6 +236,12 @@ impl Env {
                     flight.cancel_at = earliest(flight.cancel_at, Some(due));
                 }
             }
+            Op::Shutdown { entry } => {
+                let side = &self.sides[usize::from(shard)];
+                let sending =
+                    |flight: &InFlight| matches!(flight.op, Op::Send { entry: on, .. } if on == entry);
+                assert!(!side.ops.iter().any(sending), "{op:?} while a send is out on the entry");
+            }
             Op::Close { entry } | Op::SendDescriptor { entry, .. } => {
                 let side = &self.sides[usize::from(shard)];
                 let busy = side.ops.iter().find(|flight| flight.op_entry() == Some(entry));
@@ -342,6 +349,14 @@ impl Env {
                 plain(result)
             }
             Op::Cancel { .. } => plain(0),
+            Op::Shutdown { entry } => {
+                let arrives = self.now + self.net_latency();
+                plain(if self.net.engine_shutdown(side.link(entry), self.now, arrives) {
+                    0
+                } else {
+                    -ENOTCONN
+                })
+            }
             Op::Close { entry } => {
                 let link = side.entries[entry as usize].take().expect("a closed entry was open");
                 let arrives = self.now + self.net_latency();
@@ -521,6 +536,7 @@ impl InFlight {
         match self.op {
             Op::Receive { entry, .. }
             | Op::Send { entry, .. }
+            | Op::Shutdown { entry }
             | Op::Close { entry }
             | Op::SendDescriptor { entry, .. } => Some(entry),
             _ => None,

@@ -253,6 +253,17 @@ impl SimNet {
         }
     }
 
+    /// The engine ends its side: the client sees the end of the stream after what was sent before. `false`: the
+    /// connection failed.
+    pub fn engine_shutdown(&mut self, link: LinkId, now: u64, arrives: u64) -> bool {
+        let Some(state) = self.links.get_mut(&link) else { return false };
+        if state.reset_at.is_some_and(|at| at <= now) {
+            return false;
+        }
+        state.down.fin_at = Some(arrives.max(state.down.last_arrival));
+        true
+    }
+
     /// The engine closes one descriptor. With the last one the client sees the end of the stream, or a reset if it
     /// had sent what nobody read.
     pub fn engine_close(&mut self, link: LinkId, now: u64, arrives: u64) {
@@ -263,7 +274,8 @@ impl SimNet {
             return;
         }
         if state.up.bytes.is_empty() {
-            state.down.fin_at = Some(arrives.max(state.down.last_arrival));
+            let end = arrives.max(state.down.last_arrival);
+            state.down.fin_at = Some(state.down.fin_at.map_or(end, |earlier| earlier.min(end)));
         } else {
             state.reset_at = Some(state.reset_at.map_or(arrives, |old| old.min(arrives)));
         }
@@ -353,6 +365,20 @@ mod tests {
         assert_eq!(net.client_read(link, 12, 9), Read::Nothing);
         net.engine_close(link, 20, 21);
         assert_eq!(net.client_read(link, 21, 9), Read::End);
+    }
+
+    #[test]
+    fn a_client_reads_to_the_end_of_a_side_that_was_shut_down() {
+        let mut net = SimNet::default();
+        let link = open(&mut net);
+        net.engine_write(link, b"bye", 20);
+        assert!(net.engine_shutdown(link, 10, 11));
+        net.client_write(link, b"late", 15);
+        assert_eq!(net.client_read(link, 20, 9), Read::Bytes(b"bye".to_vec()));
+        assert_eq!(net.client_read(link, 20, 9), Read::End);
+        assert_eq!(net.engine_read(link, 20, 9), Read::Bytes(b"late".to_vec()));
+        net.cut(link, 30);
+        assert!(!net.engine_shutdown(link, 30, 31));
     }
 
     #[test]

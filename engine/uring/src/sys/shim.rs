@@ -440,6 +440,10 @@ impl Kernel for SysKernel {
                 let (ring, local) = self.place(entry);
                 (ring, opcode::Send::new(Fixed(local), bytes.as_ptr(), len).flags(flags).build())
             }
+            Op::Shutdown { entry } => {
+                let (ring, local) = self.place(entry);
+                (ring, opcode::Shutdown::new(Fixed(local), libc::SHUT_WR).build())
+            }
             // Only receives and sends are cancelled; their `user` ends in the entry, which says the ring.
             Op::Cancel { target } => (self.place(target as u32).0, opcode::AsyncCancel::new(target).build()),
             Op::Close { entry } => {

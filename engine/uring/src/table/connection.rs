@@ -30,6 +30,8 @@ pub(super) enum Life {
     Open,
     /// A `SendDescriptor` is out.
     HandingOver,
+    /// The shard let go and all it said is sent; what the peer still says is dropped (see `linger`).
+    Lingering,
     /// The shard let go; cancelled operations have completions to come.
     Closing,
     /// The `Close` is out. The kernel may give the entry to a new connection before we see its completion.
@@ -46,15 +48,24 @@ pub(super) struct Connection {
     pub(super) hung: bool,
     /// The send that is out.
     pub(super) send: Option<BufferId>,
-    /// Bytes of it that went out in earlier parts.
-    sent: u32,
+    /// Bytes of it that went out in earlier parts. While lingering: bytes dropped.
+    pub(super) bytes: u32,
+    /// A `Shutdown` is out.
+    pub(super) shutting: bool,
 }
 
 const _: () = assert!(size_of::<Connection>() <= 24);
 
 impl Connection {
-    const FREE: Self =
-        Self { generation: 0, life: Life::Free, receive: Receive::Idle, hung: false, send: None, sent: 0 };
+    const FREE: Self = Self {
+        generation: 0,
+        life: Life::Free,
+        receive: Receive::Idle,
+        hung: false,
+        send: None,
+        bytes: 0,
+        shutting: false,
+    };
 
     fn listening(&self) -> bool {
         self.life == Life::Open && !self.hung
@@ -135,7 +146,7 @@ impl Table {
         }
     }
 
-    fn arm_receive(&mut self, entry: u32, mode: Receive) {
+    pub(super) fn arm_receive(&mut self, entry: u32, mode: Receive) {
         let connection = &mut self.connections[entry as usize];
         connection.receive = mode;
         let once = mode == Receive::Once;
@@ -157,7 +168,7 @@ impl Table {
         let id = self.buffers.insert_bytes(buffer);
         let connection = &mut self.connections[conn.index as usize];
         connection.send = Some(id);
-        connection.sent = 0;
+        connection.bytes = 0;
         self.submit_send(conn.index, id, 0, len);
     }
 
@@ -170,21 +181,33 @@ impl Table {
     /// [`ringdesk_shard::io::Output::Close`].
     pub fn close(&mut self, conn: ConnId) {
         let connection = self.held(conn);
+        if connection.hung || connection.send.is_some() {
+            self.end(conn.index);
+        } else {
+            self.linger(conn);
+        }
+    }
+
+    /// Cancels what is out and closes the entry after it.
+    pub(super) fn end(&mut self, entry: u32) {
+        let connection = &mut self.connections[entry as usize];
+        self.lingerers -= u32::from(connection.life == Life::Lingering);
         connection.life = Life::Closing;
+        let generation = connection.generation;
         let (armed, sending) = (connection.receive != Receive::Idle, connection.send.is_some());
         for (kind, out) in [(RECEIVE, armed), (SEND, sending)] {
             if out {
-                let target = user(kind, conn.generation, conn.index);
-                self.ops.push((user(CANCEL, conn.generation, conn.index), Op::Cancel { target }));
+                let target = user(kind, generation, entry);
+                self.ops.push((user(CANCEL, generation, entry), Op::Cancel { target }));
             }
         }
-        self.finish_close(conn.index);
+        self.finish_close(entry);
     }
 
     /// Closes the entry once nothing on it is out.
-    fn finish_close(&mut self, entry: u32) {
+    pub(super) fn finish_close(&mut self, entry: u32) {
         let connection = &mut self.connections[entry as usize];
-        let busy = connection.receive != Receive::Idle || connection.send.is_some();
+        let busy = connection.receive != Receive::Idle || connection.send.is_some() || connection.shutting;
         if connection.life == Life::Closing && !busy {
             self.submit_close(entry);
         }
@@ -212,6 +235,10 @@ impl Table {
         assert!(mode != Receive::Idle, "{conn:?}: completion of a receive that is not armed");
         if !completion.more {
             connection.receive = Receive::Idle;
+        }
+        if connection.life == Life::Lingering {
+            self.dropped(entry, completion);
+            return;
         }
         if !connection.listening() {
             self.finish_close(entry);
@@ -250,7 +277,7 @@ impl Table {
         assert!(!completion.more, "{conn:?}: a send completes once");
         let listening = connection.listening();
         let id = connection.send.take().expect("completion of a send that is not out");
-        let before = connection.sent;
+        let before = connection.bytes;
         self.buffers.give_back(id);
         let bytes = self.buffers.take_bytes(id);
         let done = before as usize + usize::try_from(completion.result).unwrap_or(0);
@@ -268,7 +295,7 @@ impl Table {
             let id = self.buffers.insert_bytes(bytes);
             let connection = &mut self.connections[entry as usize];
             connection.send = Some(id);
-            connection.sent = done as u32;
+            connection.bytes = done as u32;
             self.submit_send(entry, id, done as u32, left);
         } else {
             self.hang_up(conn, effects);

@@ -1,5 +1,7 @@
 //! Each race of the table, by hand: completions in the order that hurts.
 
+mod linger;
+
 use std::sync::Arc;
 
 use ringdesk_desk::ids::{DeviceId, SiteId};
@@ -15,6 +17,7 @@ use crate::kernel::{Completion, Op, arrival};
 const ENOENT: i32 = 2;
 const ENFILE: i32 = 23;
 const ECONNRESET: i32 = 104;
+const ENOTCONN: i32 = 107;
 const ECANCELED: i32 = 125;
 
 struct Bench {
@@ -73,12 +76,17 @@ impl Bench {
         (conn, user)
     }
 
-    fn silent_after_close(&mut self, conn: ConnId, receive: u64) {
+    /// Closes a connection whose peer closes too; gives the `user` of the close, which is out.
+    fn close_out(&mut self, conn: ConnId) -> u64 {
         self.table.close(conn);
-        assert_eq!(self.op().1, Op::Cancel { target: receive });
-        self.silent(receive, -ECANCELED, false);
-        let (close, _) = self.op();
-        self.silent(close, 0, false);
+        for (user, op) in self.ops() {
+            let entry = conn.index;
+            assert!(op == Op::Shutdown { entry } || op == Op::Receive { entry, once: false }, "{op:?}");
+            self.silent(user, 0, false);
+        }
+        let (close, op) = self.op();
+        assert_eq!(op, Op::Close { entry: conn.index });
+        close
     }
 
     fn send(&mut self, conn: ConnId, bytes: &[u8]) -> u64 {
@@ -149,8 +157,7 @@ fn close_when_the_send_had_reached_its_end() {
 fn an_entry_reused_before_its_close_completed_is_a_new_connection() {
     let mut bench = Bench::new();
     let first = bench.accept(2);
-    bench.table.close(first);
-    let (close, _) = bench.op();
+    let close = bench.close_out(first);
     let second = bench.accept(2);
     assert_eq!(second, ConnId { index: 2, generation: first.generation + 1 });
     bench.silent(close, 0, false);
@@ -163,7 +170,10 @@ fn an_entry_reused_before_its_close_completed_is_a_new_connection() {
 fn a_late_completion_of_an_earlier_generation_is_ignored() {
     let mut bench = Bench::new();
     let (first, receive) = bench.receiving(1);
-    bench.silent_after_close(first, receive);
+    assert!(matches!(bench.input(receive, 0, false), Input::Hangup { .. }));
+    bench.table.close(first);
+    let (close, _) = bench.op();
+    bench.silent(close, 0, false);
     let (second, _) = bench.receiving(1);
     assert_ne!(first, second);
     bench.silent(receive, 10, true);
@@ -308,8 +318,12 @@ fn a_paused_connection_closes_and_hangs_up_like_others() {
     bench.table.pause(conn);
     bench.ops();
     bench.table.close(conn);
-    assert_eq!(bench.op().1, Op::Cancel { target: receive });
+    let (shutdown, op) = bench.op();
+    assert_eq!(op, Op::Shutdown { entry: 3 });
     bench.silent(receive, -ECANCELED, false);
+    assert_eq!(bench.op(), (receive, Op::Receive { entry: 3, once: false }), "it reads on to the end");
+    bench.silent(shutdown, 0, false);
+    bench.silent(receive, 0, false);
     assert_eq!(bench.op().1, Op::Close { entry: 3 });
 }
 

@@ -30,7 +30,7 @@ use ringdesk_uring::table::TableCounts;
 use ringdesk_uring::turn::Turn;
 
 /// The first byte a client sends says what it wants:
-/// `e` echo, and stop receiving after `enough!`; `g` let those go on that stopped; `h` hand over to the other shard, then echo; `m` ask the other shard; `d` create, write, sync, read.
+/// `e` echo, and stop receiving after `enough!`; `g` let those go on that stopped; `h` hand over to the other shard, then echo; `m` ask the other shard; `d` create, write, sync, read; `b` say goodbye and close, also after `goodbye`.
 #[derive(Default)]
 pub struct Echo {
     shard: u16,
@@ -44,11 +44,14 @@ struct Peer {
     echoing: bool,
     sending: bool,
     stopped: bool,
+    leaving: bool,
     waiting: Vec<u8>,
 }
 
 const PATTERN: u8 = 0xa5;
 const LOG: LogId = LogId(0);
+/// Fits into the buffers of a socket whose peer does not read.
+const GOODBYE_BYTES: usize = 20_000;
 
 fn state(unread: Vec<u8>) -> Box<HandOver> {
     let principal = Principal {
@@ -77,6 +80,13 @@ impl Echo {
     }
 
     fn received(&mut self, conn: ConnId, bytes: &[u8], outputs: &mut Outputs) {
+        if self.peers[&conn].leaving {
+            return;
+        }
+        if bytes == b"b" || bytes == b"goodbye" {
+            self.peers.entry(conn).or_default().leaving = true;
+            return self.reply(conn, &[PATTERN; GOODBYE_BYTES], outputs);
+        }
         if self.peers[&conn].echoing {
             if bytes == b"enough!" {
                 self.peers.entry(conn).or_default().stopped = true;
@@ -159,7 +169,12 @@ impl Turn for Echo {
                     self.received(conn, &arena[start as usize..][..len as usize], outputs);
                 }
                 Input::Sent { conn, .. } => {
-                    self.peers.get_mut(&conn).expect("an open connection").sending = false;
+                    let peer = self.peers.get_mut(&conn).expect("an open connection");
+                    peer.sending = false;
+                    if peer.leaving && peer.waiting.is_empty() {
+                        self.peers.remove(&conn);
+                        outputs.events.push(Output::Close { conn });
+                    }
                     self.reply(conn, &[], outputs);
                 }
                 Input::Hangup { conn } => {
@@ -393,6 +408,31 @@ pub fn many_connections_speak_move_and_go<F: Send + 'static>(pair: Pair<F>) {
         assert_eq!(ended.table.hand_overs_failed, 0);
         assert_eq!(ended.table.accepted, 60);
     }
+}
+
+/// A peer that is still sending when the shard says goodbye and closes reads the whole of it, and then the end, not a
+/// reset: whether the shard was receiving or not, and whether the bytes came before the close or after.
+pub fn a_peer_that_is_still_sending_reads_the_whole_goodbye<F: Send + 'static>(pair: Pair<F>) {
+    let late = vec![0; 100 << 10];
+    for (receiving, pause_ms) in [(false, 0), (false, 30), (true, 0), (true, 30)] {
+        let mut stream = pair.connect(0);
+        if receiving {
+            exchange(&mut stream, b"ehello", b"hello");
+        }
+        stream.write_all(if receiving { b"goodbye" } else { b"b" }).expect("the shard reads");
+        // The wish is read alone; after a pause the shard has closed before the rest is there.
+        std::thread::sleep(Duration::from_millis(5 + pause_ms));
+        for part in late.chunks(10 << 10) {
+            stream.write_all(part).expect("the shard takes what is still to come");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).expect("the end of the stream, no reset");
+        assert!(got == [PATTERN; GOODBYE_BYTES], "{} bytes of {GOODBYE_BYTES}", got.len());
+    }
+    std::thread::sleep(Duration::from_millis(20)); // The clients' ends reach the shard.
+    let ended = pair.stop();
+    assert_eq!(ended[0].table.lingered, 4);
 }
 
 /// Connections that were open when a pair stopped are closed.
