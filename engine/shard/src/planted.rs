@@ -24,11 +24,15 @@ pub enum Bug {
     ReuseBuffer,
     /// A connection is handed over while a receive is armed.
     HandOverArmed,
+    /// What had arrived on a connection that is not read for a while is forgotten.
+    ForgetUnread,
+    /// A connection whose queues were full is never read again.
+    NeverGoOn,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::AckBeforeSync,
         Self::ForgetDedup,
         Self::ForgetOldOpens,
@@ -38,6 +42,8 @@ impl Bug {
         Self::ReuseSeq,
         Self::ReuseBuffer,
         Self::HandOverArmed,
+        Self::ForgetUnread,
+        Self::NeverGoOn,
     ];
 }
 

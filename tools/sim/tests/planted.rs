@@ -139,3 +139,19 @@ fn a_buffer_filled_too_early_is_found() {
 fn a_hand_over_with_a_receive_armed_is_found() {
     must_find(Bug::HandOverArmed, many_shards, &["hand", "armed", "SendDescriptor"]);
 }
+
+/// Outboxes so small that connections are stopped again and again, and nothing else goes wrong.
+fn narrow(plan: &mut Plan) {
+    plan.stops.clear();
+    plan.sizes.outbox_bytes = 1024;
+}
+
+#[test]
+fn bytes_forgotten_while_a_connection_is_not_read_are_found() {
+    must_find(Bug::ForgetUnread, narrow, &["C", "liveness", "GOODBYE"]);
+}
+
+#[test]
+fn a_connection_that_is_never_read_again_is_found() {
+    must_find(Bug::NeverGoOn, narrow, &["liveness"]);
+}

@@ -20,12 +20,20 @@ impl Front {
     pub fn received(&mut self, id: ConnId, bytes: &mut [u8], owner: &mut Owner, mail: &mut Mail<'_>) {
         let now_s = self.now_s;
         let Some(connection) = self.get(id).filter(|connection| !connection.closing) else { return };
-        connection.heard_s = now_s;
+        // The time for HELLO runs from the accept on, however slowly its bytes drip in.
+        if !matches!(connection.phase, Phase::Greeting) {
+            connection.heard_s = now_s;
+        }
+        if let Some(stopped) = &mut connection.stopped {
+            stopped.unread.extend_from_slice(bytes);
+            return;
+        }
         self.cut(id.index, bytes, owner, mail);
+        self.stop_if_full(id, mail);
         // While nobody owns the connection its receive is single-shot, so that it can be handed over.
-        let greeting = self
-            .get(id)
-            .is_some_and(|connection| matches!(connection.phase, Phase::Greeting) && !connection.closing);
+        let greeting = self.get(id).is_some_and(|connection| {
+            matches!(connection.phase, Phase::Greeting) && !connection.closing && connection.stopped.is_none()
+        });
         if greeting {
             mail.output(Output::Receive { conn: id, once: true });
         }
@@ -161,6 +169,11 @@ impl Front {
             state.unread.extend_from_slice(rest);
             return;
         }
+        if self.is_full(index) {
+            let stopped = self.stop(index, mail);
+            stopped.unread.extend_from_slice(rest);
+            return;
+        }
         let mut rest = rest.to_vec();
         self.cut(index, &mut rest, owner, mail);
     }
@@ -176,7 +189,7 @@ impl Front {
             Event::Ping(payload) => {
                 ws::encode::message(Opcode::Pong, payload, &mut self.at(index).outbox);
                 self.touch(index);
-                ControlFlow::Continue(())
+                self.flow(index)
             }
             Event::Pong(_) => ControlFlow::Continue(()),
             Event::Close(code) => {
@@ -268,8 +281,9 @@ impl Front {
 
     /// Whether the loop over this connection's bytes goes on.
     fn flow(&mut self, index: u32) -> ControlFlow<()> {
+        let full = self.is_full(index);
         let connection = self.at(index);
-        if connection.closing || matches!(connection.phase, Phase::Leaving { .. }) {
+        if full || connection.closing || matches!(connection.phase, Phase::Leaving { .. }) {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
@@ -305,7 +319,7 @@ impl Front {
         };
         connection.put(channel, tag, &message);
         self.touch(index);
-        ControlFlow::Continue(())
+        self.flow(index)
     }
 }
 

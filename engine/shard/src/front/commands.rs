@@ -6,6 +6,7 @@ use ringdesk_desk::command::{Availability, Caller};
 use ringdesk_desk::ids::{ConversationId, DeviceId};
 use ringdesk_protocol::{self as wire, ClientMessage, Code, Frame, ServerMessage};
 
+use super::backpressure::{CHANNEL_CREDIT, is_counted};
 use super::connection::{Phase, Session};
 use super::hello::Hello;
 use super::{Front, PAGES_OUT_MAX};
@@ -64,6 +65,12 @@ impl Front {
         }
         match message {
             ClientMessage::Ping { nonce } => {
+                let known = channel == 0
+                    || self.at(index).ready_mut().is_some_and(|ready| ready.sessions.contains_key(&channel));
+                if !known {
+                    let from = self.session_ref(index, channel);
+                    return self.refuse(from, tag, PING, 0, Code::ChannelUnknown);
+                }
                 self.at(index).put(channel, tag, &ServerMessage::Pong { nonce });
                 self.touch(index);
             }
@@ -93,10 +100,14 @@ impl Front {
         let Some(session) = ready.sessions.get(&channel) else {
             return self.refuse(from, tag, kind, 0, Code::ChannelUnknown);
         };
+        let spent = session.asked >= CHANNEL_CREDIT && is_counted(kind) && channel != 0;
         let want = match want_of(message, session, &site_name) {
             Ok(want) => want,
             Err(code) => return self.refuse(from, tag, kind, 0, code),
         };
+        if spent {
+            return self.refuse(from, tag, kind, want.conversation(), Code::Busy);
+        }
         if let Want::History { conversation, .. } = want {
             let connection = self.at(index);
             if connection.pages_out >= PAGES_OUT_MAX || connection.backlog_bytes() >= cap {
@@ -149,6 +160,7 @@ impl Front {
             name: Arc::from(visitor),
             device: DeviceId(device),
             listens: Vec::new(),
+            asked: 0,
         };
         let key = (session.site.0, 0, visitor.to_owned());
         if self.revoked.get(&key).is_some_and(|before| self.wall_ms / 1000 < *before) {
@@ -184,6 +196,7 @@ impl Front {
 /// Kinds of the frames that never become an ask.
 const BIND: u8 = 0x09;
 const UNBIND: u8 = 0x0A;
+const PING: u8 = 0x0B;
 
 fn want_of(message: &ClientMessage<'_>, session: &Session, site: &str) -> Result<Want, Code> {
     let is_agent = session.agent.is_some();
@@ -235,5 +248,6 @@ mod tests {
     fn kinds_are_what_the_protocol_says() {
         assert!(ClientMessage::KINDS.contains(&(BIND, "bind")));
         assert!(ClientMessage::KINDS.contains(&(UNBIND, "unbind")));
+        assert!(ClientMessage::KINDS.contains(&(PING, "ping")));
     }
 }

@@ -91,6 +91,8 @@ pub struct Session {
     pub device: DeviceId,
     /// What it listens to, in order of subscription.
     pub listens: Vec<Listen>,
+    /// Number of requests not answered yet.
+    pub asked: u16,
 }
 
 impl Session {
@@ -135,6 +137,20 @@ pub struct Connection {
     pub asking: u32,
     /// Number of HISTORY requests not answered yet.
     pub pages_out: u32,
+    /// Number of requests not answered yet.
+    pub asked: u32,
+    /// What is not read any more until its queues have room again.
+    pub stopped: Option<Box<Stopped>>,
+}
+
+/// A connection that is not read: the client does not read its answers, has too many requests out, or the lane to
+/// another shard is full.
+#[derive(Default, Debug)]
+pub struct Stopped {
+    /// Bytes that had arrived and were not decoded: at most what the kernel had taken before the stop took effect.
+    pub unread: Vec<u8>,
+    /// It took one of the last places of a lane and waits for that lane.
+    pub behind_lane: bool,
 }
 
 impl Connection {
@@ -153,6 +169,8 @@ impl Connection {
             paused: 0,
             asking: 0,
             pages_out: 0,
+            asked: 0,
+            stopped: None,
         }
     }
 

@@ -105,7 +105,8 @@ impl Front {
         };
         let is_agent = matches!(principal.identity, Identity::Agent { .. });
         if let Some((name, agent)) = session {
-            let session = Session { site: principal.site, agent, name, device, listens: Vec::new() };
+            let session =
+                Session { site: principal.site, agent, name, device, listens: Vec::new(), asked: 0 };
             ready.sessions.insert(0, session);
             self.sessions += 1;
         }

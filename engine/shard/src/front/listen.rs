@@ -3,6 +3,7 @@
 
 use ringdesk_desk::ids::ConversationId;
 
+use super::backpressure::is_counted;
 use super::connection::{Flow, Listen};
 use super::{ASKING_MAX, Front};
 use crate::ask::{FROM_TAIL, Want};
@@ -17,6 +18,7 @@ const KIND_AT: usize = 4;
 const REJECT_OF_AT: usize = 16 + 2;
 const RECEIPT_OF: std::ops::Range<usize> = 16..24;
 const HISTORY: u8 = 0x06;
+const ACK: u8 = 0x82;
 const RECEIPT: u8 = 0x86;
 const TYPING: u8 = 0x87;
 const PAGE: u8 = 0x88;
@@ -52,6 +54,9 @@ impl Front {
     fn aside(&mut self, to: SessionRef, frame: &[u8], owner: &mut Owner, mail: &mut Mail<'_>) {
         let slow = self.is_slow(to);
         let Some(connection) = self.by_ref(to) else { return };
+        if answers(frame) {
+            connection.answered(to.channel);
+        }
         if connection.session_mut(to.channel).is_none() {
             return;
         }
@@ -285,6 +290,15 @@ impl Front {
     }
 }
 
+/// Whether a frame answers a request that was counted when it was asked.
+fn answers(frame: &[u8]) -> bool {
+    match frame[KIND_AT] {
+        ACK | PAGE => true,
+        REJECT => is_counted(frame[REJECT_OF_AT]),
+        _ => false,
+    }
+}
+
 /// The conversation a RECEIPT frame is about.
 fn receipt_of(frame: &[u8]) -> ConversationId {
     ConversationId(u64::from_le_bytes(frame[RECEIPT_OF].try_into().expect("a whole RECEIPT")))
@@ -298,9 +312,14 @@ mod tests {
 
     #[test]
     fn kinds_and_places_are_what_the_protocol_says() {
-        for (kind, name) in
-            [(RECEIPT, "receipt"), (TYPING, "typing"), (PAGE, "page"), (REJECT, "reject"), (QUEUE, "queue")]
-        {
+        for (kind, name) in [
+            (ACK, "ack"),
+            (RECEIPT, "receipt"),
+            (TYPING, "typing"),
+            (PAGE, "page"),
+            (REJECT, "reject"),
+            (QUEUE, "queue"),
+        ] {
             assert!(ServerMessage::KINDS.contains(&(kind, name)), "{name}");
         }
         assert!(ClientMessage::KINDS.contains(&(HISTORY, "history")));

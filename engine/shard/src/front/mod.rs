@@ -5,6 +5,7 @@
 //! Order for one connection: accept, (upgrade), HELLO, hand over to the owner of the identity if that is another
 //! shard, WELCOME, then commands until it closes.
 
+mod backpressure;
 mod bytes;
 mod commands;
 mod connection;
@@ -38,7 +39,8 @@ const POOL_BUFFERS: usize = 1024;
 const POOL_BUFFER_BYTES: usize = 64 << 10;
 
 /// Bytes beyond the outbox cap that answers to a client's own requests may pile up to. What is pushed stops at the
-/// cap, so a client that gets here sends requests and never reads: it is closed.
+/// cap, and at the cap the client is not read any more, so only answers to what it had asked before come on top:
+/// pages of history are the largest. A connection beyond the bound is closed.
 const ANSWERS_BYTES_MAX: usize = 4 << 20;
 
 /// Subscriptions of one connection that read the log at once; the others wait paused for their turn.
@@ -61,6 +63,9 @@ pub struct Front {
     dirty: Vec<u32>,
     pool: Vec<Vec<u8>>,
     lane_room: Vec<u32>,
+    /// Connections that are not read because a lane is full.
+    behind_lanes: Vec<u32>,
+    now_ns: u64,
     now_s: u64,
     wall_ms: u64,
     swept_s: u64,
@@ -85,6 +90,8 @@ impl Front {
             dirty: Vec::new(),
             pool: Vec::new(),
             lane_room: Vec::new(),
+            behind_lanes: Vec::new(),
+            now_ns: 0,
             now_s: 0,
             wall_ms: 0,
             swept_s: 0,
@@ -96,10 +103,12 @@ impl Front {
 
     /// Begins a turn.
     pub fn begin(&mut self, now: crate::io::Now, lane_room: &[u32]) {
+        self.now_ns = now.mono_ns;
         self.now_s = now.mono_ns / 1_000_000_000;
         self.wall_ms = now.wall_ms;
         self.lane_room.clear();
         self.lane_room.extend_from_slice(lane_room);
+        self.look_behind_lanes();
     }
 
     /// Replaces the settings.
@@ -216,6 +225,10 @@ impl Front {
         for index in dirty.drain(..) {
             let Some(Some(connection)) = self.connections.get_mut(index as usize) else { continue };
             connection.dirty = false;
+            if connection.stopped.is_some() {
+                self.go_on_if_room(index, owner, mail);
+            }
+            let Some(Some(connection)) = self.connections.get_mut(index as usize) else { continue };
             if connection.sending_bytes > 0 {
                 continue;
             }
@@ -263,6 +276,7 @@ impl Front {
     fn route(&mut self, ask: Ask<'_>, owner: &mut Owner, mail: &mut Mail<'_>) {
         let to = owner.router().owner(ask.want.slot());
         if to == self.shard {
+            self.count_asked(&ask);
             owner.ask(ask, mail);
             return;
         }
@@ -288,6 +302,10 @@ impl Front {
         if let Some(room) = self.lane_room.get_mut(usize::from(to)) {
             *room = room.saturating_sub(1);
         }
+        if !must {
+            self.count_asked(&ask);
+            self.stop_at_lane(ask.from.index, room, mail);
+        }
         mail.send(to, ShardMessage::Ask(ask.to_owned()));
     }
 
@@ -304,7 +322,7 @@ impl Front {
         let Some(connection) = self.by_ref(to) else { return };
         connection.put_frames(to.channel, frame);
         if connection.backlog_bytes() > hard {
-            connection.goodbye(Code::ProtocolViolation, 0);
+            connection.goodbye(Code::Busy, 1_000);
         }
         self.pushes += 1;
         self.touch(to.index);

@@ -57,7 +57,8 @@ impl Front {
     /// When the next sweep is due, monotonic nanoseconds; `None` without connections.
     pub fn next_deadline_ns(&self) -> Option<u64> {
         let drain = self.draining_since_s.is_some() && !self.drained;
-        (self.open > 0 || drain).then(|| (self.swept_s.max(self.now_s) + 1) * 1_000_000_000)
+        let sweep = (self.open > 0 || drain).then(|| (self.swept_s.max(self.now_s) + 1) * 1_000_000_000);
+        [sweep, self.lanes_due_ns()].into_iter().flatten().min()
     }
 
     /// Says goodbye to everybody and takes nobody new.

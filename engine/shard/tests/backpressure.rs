@@ -1,0 +1,106 @@
+//! Connections whose queues are full: not read, nothing lost, nobody else disturbed.
+
+mod world;
+
+use ringdesk_protocol::{ClientMessage, Code, Role};
+use ringdesk_shard::router::Router;
+use world::{Client, World, send, ticket};
+
+/// A client that asks and never reads is not read itself: what waits for it stays near the cap, whatever it sends.
+#[test]
+fn a_client_that_never_reads_is_not_read_and_gets_everything_later() {
+    let mut world = World::new(1);
+    let visitor = world.visitor(0, "v-1", 11, &[]);
+    let conversation = world.open(visitor, 1);
+    world.heard(visitor);
+    world.hold_sends = true;
+    for n in 1..=20_000u64 {
+        world.post(visitor, &ClientMessage::Ping { nonce: n }, n as u32);
+    }
+    world.settle();
+    assert_eq!(world.paused, [world.place(visitor)], "it is not read");
+    assert!(world.backlog(0) <= 2 * (64 << 10), "{} bytes wait", world.backlog(0));
+    // What the kernel had taken before is kept, and what cannot be read is not answered yet either.
+    world.post(visitor, &send(conversation, 1, 0, "hello"), 30_000);
+    world.settle();
+    world.release_sends();
+    let heard = world.heard(visitor);
+    assert_eq!(heard.iter().filter(|text| *text == "pong").count(), 20_000);
+    assert!(heard.contains(&"ack#30000 seq=1 n=1".to_owned()), "{:?}", &heard[19_990..]);
+    assert!(world.paused.is_empty(), "it is read again");
+}
+
+#[test]
+fn a_full_lane_stops_who_fills_it_until_it_has_room() {
+    let mut world = World::new(2);
+    let names: Vec<String> = (0..8).map(|at| format!("v-{at}")).collect();
+    let visitors: Vec<Client> = names.iter().map(|name| world.visitor(0, name, 11, &[])).collect();
+    let agent = world.agent(0, 1);
+    let conversations: Vec<u64> = visitors.iter().map(|visitor| world.open(*visitor, 1)).collect();
+    let across = |conversation: &&u64| {
+        Router::even(2).owner(ringdesk_desk::ids::ConversationId(**conversation).slot())
+    };
+    let at = world.place(agent);
+    let far =
+        *conversations.iter().find(|c| across(c) != at.0).expect("one of eight lives on the other shard");
+    world.heard(agent);
+    world.lane_room = 90;
+    world.post(agent, &ClientMessage::History { conversation: far, before: 0, after: 0, limit: 1 }, 50);
+    world.post(agent, &ClientMessage::Ping { nonce: 7 }, 51);
+    world.turn(usize::from(at.0));
+    assert_eq!(world.paused, [at]);
+    world.lane_room = 4096;
+    world.now.mono_ns += 200_000;
+    world.settle();
+    assert!(world.paused.is_empty());
+    let heard = world.heard(agent);
+    assert!(heard.iter().any(|text| text == "pong"), "{heard:?}");
+}
+
+#[test]
+fn a_noisy_visitor_of_a_gateway_spends_its_own_credit_only() {
+    let mut world = World::new(1);
+    let gateway = world.connect(0);
+    let ticket = ticket("gateway", "line", 0);
+    let hello = ClientMessage::Hello {
+        version_min: 1,
+        version_max: 1,
+        role: Role::Gateway,
+        device: 1,
+        ticket: &ticket,
+        cursors: &[],
+    };
+    world.say(gateway, &hello, 1);
+    let mut conversations = Vec::new();
+    for (channel, visitor) in [(1, "noisy"), (2, "calm")] {
+        world.say(gateway, &ClientMessage::Bind { channel, visitor, device: 5, cursors: &[] }, 2);
+        world.heard(gateway);
+        world.say_on(gateway, channel, &ClientMessage::Open { n: 1, topic: "" }, 3);
+        let acks = world.acked(gateway);
+        conversations.push(acks[0].1);
+    }
+    world.hold_disk = true;
+    for n in 1..=80 {
+        world.post_on(gateway, 1, &send(conversations[0], n, 0, "again"), 100 + n as u32);
+    }
+    world.post_on(gateway, 2, &send(conversations[1], 1, 0, "hello"), 999);
+    world.settle();
+    world.hold_disk = false;
+    world.settle();
+    let heard = world.heard(gateway);
+    let count = |start: &str| heard.iter().filter(|text| text.starts_with(start)).count();
+    assert_eq!(count("reject#1"), 16, "{heard:?}");
+    assert_eq!(count("ack#"), 64 + 1);
+    assert!(heard.contains(&"ack#999 seq=1 n=1".to_owned()));
+}
+
+#[test]
+fn the_time_for_hello_runs_from_the_accept_however_its_bytes_drip() {
+    let mut world = World::new(1);
+    let client = world.connect(0);
+    for _ in 0..12 {
+        world.drip(client, &[0]);
+        world.advance_ms(1_000);
+    }
+    assert_eq!(world.heard(client), [format!("goodbye {}", Code::HelloExpected.name())]);
+}
