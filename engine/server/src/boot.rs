@@ -103,7 +103,10 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
     let meta = folder::next_boot(&data, shards)?;
     let descriptors = raise_descriptor_limit().unwrap_or(1024);
     let backend = backend::choose(config.fixed.backend, &data)?;
-    let wanted = connections_of_one(&config.live, shards.into()).saturating_add(TABLE_RESERVE);
+    let wanted = {
+        let most = connections_of_one(&config.live, shards.into());
+        most.saturating_add(most / 16).saturating_add(TABLE_RESERVE)
+    };
     let entries = backend.entries(wanted, descriptors, shards);
 
     let fixed = &config.fixed;

@@ -2,7 +2,7 @@
 
 mod world;
 
-use ringdesk_protocol::{ClientMessage, Code, Role};
+use ringdesk_protocol::{ClientMessage, Code, Cursor, Role};
 use ringdesk_shard::router::Router;
 use world::{Client, World, send, ticket};
 
@@ -103,4 +103,57 @@ fn the_time_for_hello_runs_from_the_accept_however_its_bytes_drip() {
         world.advance_ms(1_000);
     }
     assert_eq!(world.heard(client), [format!("goodbye {}", Code::HelloExpected.name())]);
+}
+
+/// C8: typing first, then history, then new visitors, and sends last; who resumes is let in all the while.
+#[test]
+fn load_is_shed_in_the_promised_order() {
+    let mut world = World::new(1);
+    let writer = world.visitor(0, "v-1", 11, &[]);
+    let conversation = world.open(writer, 1);
+    let second = world.visitor(0, "v-1", 12, &[Cursor::new(conversation, 1, 0)]);
+    world.say(writer, &send(conversation, 1, 0, "hello"), 4);
+    world.heard(second);
+    world.hold_disk = true;
+    let (body, mut n) = ("x".repeat(60_000), 1);
+    // A little over an eighth of the staging of 8 MiB each time; what is asked of the shard meanwhile is seen after the disk is done.
+    let (mut shed, mut newcomers) = (Vec::new(), Vec::new());
+    for eighth in 0..8u32 {
+        world.say(writer, &ClientMessage::Typing { conversation, on: true }, 0);
+        world.say(
+            second,
+            &ClientMessage::History { conversation, before: 0, after: 0, limit: 1 },
+            500 + eighth,
+        );
+        let names = [format!("new-{eighth}"), format!("old-{eighth}")];
+        newcomers.push(world.visitor(0, &names[0], 13, &[]));
+        newcomers.push(world.visitor(0, &names[1], 14, &[Cursor::new(conversation, 1, 0)]));
+        shed.push(world.heard(second).iter().any(|text| text == "typing"));
+        for _ in 0..18 {
+            n += 1;
+            world.post(writer, &send(conversation, n, 0, &body), n as u32);
+        }
+        world.settle();
+    }
+    assert_eq!(shed, [true, true, true, true, false, false, false, false], "typing is told below half");
+    let welcomed: Vec<bool> =
+        newcomers.iter().map(|client| world.heard(*client)[0].starts_with("welcome")).collect();
+    let (new, resumed): (Vec<_>, Vec<_>) = welcomed.chunks(2).map(|pair| (pair[0], pair[1])).unzip();
+    assert_eq!(new, [true, true, true, true, true, true, false, false], "new visitors at three quarters");
+    assert_eq!(resumed, [true; 8], "who resumes is let in");
+    world.hold_disk = false;
+    world.settle();
+    let history: Vec<bool> = world
+        .heard(second)
+        .iter()
+        .filter_map(|text| {
+            let page = text.starts_with("page#5");
+            (page || text.starts_with("reject#5")).then_some(page)
+        })
+        .collect();
+    assert_eq!(history, [true, true, true, true, true, false, false, false], "history at five eighths");
+    let heard = world.heard(writer);
+    let acked = heard.iter().filter(|text| text.starts_with("ack#")).count();
+    assert!(acked > 7 * 18, "sends go on until the end: {acked}");
+    assert!(heard.iter().any(|text| text.contains(Code::Busy.name())), "and then are told BUSY");
 }

@@ -12,7 +12,7 @@ use crate::ask::Want;
 use crate::io::{ConnId, Output};
 use crate::mail::Mail;
 use crate::message::{HandOver, Identity, Principal, Transport};
-use crate::owner::Owner;
+use crate::owner::{Owner, SHED_NEW_VISITORS};
 use crate::router::{Router, identity_slot, site_slot};
 use crate::ticket::{self, TicketError};
 
@@ -39,6 +39,10 @@ impl Front {
             Ok(principal) => principal,
             Err(code) => return self.goodbye(index, code),
         };
+        let new_visitor = hello.cursors.is_empty() && matches!(principal.identity, Identity::Visitor { .. });
+        if new_visitor && (self.open > self.connections_max() || owner.load_eighths() >= SHED_NEW_VISITORS) {
+            return self.goodbye(index, Code::Busy);
+        }
         let to = home_of(&principal, owner.router()).unwrap_or(self.shard);
         let connection = self.at(index);
         let state = HandOver {

@@ -49,6 +49,12 @@ const ASKING_MAX: u32 = 4;
 /// HISTORY requests of one connection that are read at once. More: BUSY.
 const PAGES_OUT_MAX: u32 = 8;
 
+/// Connections beyond the bound that only those may take who resume a conversation, and agents and gateways: a visitor
+/// without a cursor is told BUSY.
+pub fn resumes_reserve(connections_max: u64) -> u64 {
+    connections_max / 16 + 16
+}
+
 /// All connections of a shard.
 pub struct Front {
     shard: u16,
@@ -133,12 +139,18 @@ impl Front {
             ListenerKind::WebSocket => (Transport::WsJson, Cutter::Upgrade(Upgrade::new())),
         };
         self.insert(Connection::new(id, transport, cutter, self.now_s));
-        if self.draining_since_s.is_some() || self.open > u64::from(self.settings.connections_max) {
+        if self.draining_since_s.is_some()
+            || self.open > self.connections_max() + resumes_reserve(self.connections_max())
+        {
             let code = if self.draining_since_s.is_some() { Code::ShuttingDown } else { Code::Busy };
             self.goodbye(id.index, code);
             return;
         }
         mail.output(Output::Receive { conn: id, once: true });
+    }
+
+    fn connections_max(&self) -> u64 {
+        u64::from(self.settings.connections_max)
     }
 
     fn insert(&mut self, connection: Connection) {

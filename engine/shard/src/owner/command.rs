@@ -5,6 +5,7 @@ use ringdesk_desk::ids::{Party, Slot};
 use ringdesk_protocol::Code;
 
 use super::effect::Effect;
+use super::load::SHED_TYPING;
 use super::{Owner, frames};
 use crate::ask::{Ask, Want};
 use crate::frames::Rejection;
@@ -156,7 +157,7 @@ impl Owner {
             self.reject(ask, Code::NotFound, 0);
             return;
         }
-        if !self.has_room(0) {
+        if self.load_eighths() >= SHED_TYPING {
             return;
         }
         let frame = frames::typing(conversation, party(&ask.caller), on);

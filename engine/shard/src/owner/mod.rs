@@ -6,11 +6,13 @@
 mod command;
 mod effect;
 mod floor;
+mod load;
 mod notes;
 mod reads;
 mod release;
 mod replay;
 
+pub use load::SHED_NEW_VISITORS;
 pub use replay::{Replay, ReplayError};
 
 use std::collections::VecDeque;
@@ -188,7 +190,8 @@ impl Owner {
             .next_deadline()
             .filter(|_| self.staging_has_room(0))
             .map(|(at, _)| self.mono_ns + at.millis().saturating_sub(now) * 1_000_000);
-        let floor = self.floor.next_deadline_ns().map(|at| at.max(self.mono_ns));
+        let views = self.floor.next_deadline_ns().filter(|_| self.load_eighths() < load::SHED_TYPING);
+        let floor = views.map(|at| at.max(self.mono_ns));
         let ready = self.is_ready().then_some(self.mono_ns);
         [tick, floor, ready, self.appender.next_deadline_ns()].into_iter().flatten().min()
     }
@@ -316,7 +319,10 @@ impl Owner {
     }
 
     fn show_queues(&mut self, mail: &mut Mail<'_>) {
-        while let Some((slot, site)) = self.floor.due(self.mono_ns) {
+        // A view that is shed is not lost: it stays due.
+        while self.load_eighths() < load::SHED_TYPING
+            && let Some((slot, site)) = self.floor.due(self.mono_ns)
+        {
             self.show_queue(slot, site, mail);
         }
     }

@@ -18,6 +18,7 @@ use ringdesk_protocol::{Code, Items, ServerMessage};
 
 use super::Owner;
 use super::effect::Effect;
+use super::load::SHED_HISTORY;
 use crate::ask::{Ask, FROM_TAIL, TAIL_ITEMS, Want};
 use crate::frames::{self, Rejection};
 use crate::index::{Index, Subscriber};
@@ -83,6 +84,11 @@ impl Reads {
     pub fn new(align: u32) -> Self {
         let (jobs, open) = (BTreeMap::new(), BTreeMap::new());
         Self { align, jobs, waiting: VecDeque::new(), open, next_job: 0, next_op: 0 }
+    }
+
+    /// Jobs waiting or running.
+    pub fn jobs(&self) -> usize {
+        self.jobs.len()
     }
 
     fn has_room(&self) -> bool {
@@ -201,7 +207,7 @@ impl Owner {
             self.reject(ask, Code::NotFound, 0);
             return;
         }
-        if !self.reads.has_room() || !self.has_room(0) {
+        if self.load_eighths() >= SHED_HISTORY || !self.has_room(0) {
             self.reject(ask, Code::Busy, 0);
             return;
         }
