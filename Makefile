@@ -10,6 +10,9 @@ SEEDS ?= 10000
 CYCLES ?= 20
 CASES ?= 20000
 BENCH_SECONDS ?= 10
+CONNECTIONS ?= 20000
+TRANSPORT ?= binary
+JSON ?=
 JOBS ?= $(shell nproc)
 
 # --locked: a lock file that does not match is an error, not a silent upgrade.
@@ -32,7 +35,7 @@ need = command -v $(1) >/dev/null \
 # Toolchains are not in a distribution's packages in the version needed.
 need_toolchain = command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help run test check fmt clippy tidy web web-test browser-test build bench crash sim long loom miri deny package clean tools
+.PHONY: help run test check fmt clippy tidy web web-test browser-test build bench hold limit crash sim long loom miri deny package clean tools
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -91,6 +94,15 @@ bench: build ## measure this machine: 1,000 visitors, 50 agents (writes target/b
 		kill -0 $$server 2>/dev/null || { cat $(TARGET)/bench.stderr >&2; exit 1; }; sleep 0.1; \
 	done; \
 	$(RELEASE)/ringbench run chat --visitors 1000 --agents 50 --seconds $(BENCH_SECONDS) --json $(TARGET)/bench.json
+
+hold: build ## CONNECTIONS=20000 idle connections: connect rate, a message each, memory of one (JSON=FILE, TRANSPORT=)
+	$(CARGO) build $(LOCKED) --release -p ringdesk-bench
+	$(RELEASE)/ringbench hold --server $(RELEASE)/ringdeskd --connections $(CONNECTIONS) --transport $(TRANSPORT) \
+		$(if $(JSON),--json $(JSON))
+
+limit: build ## the engine as a share of a raw relay in the same run (JSON=FILE)
+	$(CARGO) build $(LOCKED) --release -p ringdesk-bench
+	$(RELEASE)/ringbench limit --server $(RELEASE)/ringdeskd $(if $(JSON),--json $(JSON))
 
 crash: build ## kill -9 under load, CYCLES=20 times, against a ledger kept outside the server
 	$(CARGO) build $(LOCKED) --release -p ringdesk-bench

@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::body::BODY_BYTES_MIN;
 use crate::fleet::TransportMix;
+use crate::hold::HoldArgs;
+use crate::limit::LimitArgs;
 use crate::schedule::Arrivals;
 
 /// Most conversations per agent: all of them must fit into the cursors of one HELLO.
@@ -34,6 +36,10 @@ pub enum Command {
     },
     /// Start a server, load it, kill it with -9, again and again, and compare it with the ledger.
     Crash(CrashArgs),
+    /// Hold many idle connections: connect rate, a message each, and what one costs in memory.
+    Hold(HoldArgs),
+    /// The engine as a share of a raw relay that only moves bytes, in the same run.
+    Limit(LimitArgs),
 }
 
 /// The workloads of `run`.
@@ -190,7 +196,7 @@ mod tests {
             let line = format!("ringbench crash --data d {more}");
             match Cli::parse_from(line.trim().split(' ')).command {
                 Command::Crash(crash) => crash.crew.check(),
-                Command::Run { .. } => panic!("not a crash campaign"),
+                _ => panic!("not a crash campaign"),
             }
         };
         assert!(parse("--agents 0").unwrap_err().contains("--agents"));

@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::http::Http;
+use crate::swarm::tickets::Tickets;
+
+/// Visitors' tickets asked for in one request; 300 bytes each.
+const TICKETS_AT_ONCE: usize = 5_000;
 
 /// Connections that fetch visitors' tickets at the same time.
 const CONNECTIONS: usize = 4;
@@ -72,6 +76,37 @@ impl Control {
                 ticket(&self.http.post("/v1/admin/tickets/agent", &asked)?)
             })
             .collect()
+    }
+
+    /// Tickets of `count` new visitors, many per request.
+    ///
+    /// # Errors
+    /// A sentence when the server refuses.
+    pub fn many_visitors(&mut self, site: &str, count: u32) -> Result<Tickets, String> {
+        let mut tickets = Tickets::default();
+        while tickets.len() < count as usize {
+            let batch = (count as usize - tickets.len()).min(TICKETS_AT_ONCE);
+            let asked = json!({ "site": site, "count": batch, "lifetime_s": 86_400 });
+            let answer = self.http.post("/v1/admin/tickets/visitor", &asked)?;
+            let list = answer["tickets"].as_array().ok_or("the answer holds no tickets")?;
+            if list.len() != batch {
+                return Err(format!("{} tickets were given for {batch} visitors", list.len()));
+            }
+            list.iter().for_each(|ticket| tickets.push(ticket.as_str().unwrap_or_default()));
+        }
+        Ok(tickets)
+    }
+
+    /// The server's process, as its lock file names it.
+    ///
+    /// # Errors
+    /// A sentence when the lock file cannot be read.
+    pub fn server_pid(&self) -> Result<u32, String> {
+        let path = self.data.join("LOCK");
+        let text =
+            std::fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
+        pid.ok_or_else(|| format!("{} names no process", path.display()))
     }
 
     /// Tickets of `count` new anonymous visitors.

@@ -68,6 +68,7 @@ pub fn run(args: &CrashArgs) -> Result<bool, String> {
         websocket: args.crew.ws,
         http: args.http,
         shards: args.shards,
+        config: None,
         log: args.data.with_extension("stderr"),
     };
     let mut server = Server::start(&launch)?;

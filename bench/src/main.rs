@@ -2,24 +2,31 @@
 //!
 //! Order, as a message passes: [`schedule`] says when, [`load`] who, [`client`] with which key, [`net`] puts it on
 //! the wire; what comes back goes through [`client`] into the [`ledger`], and [`report`] sums up. [`fleet`] owns
-//! all of them on one thread.
+//! all of them on one thread. [`swarm`] is the other generator, for connections by the hundred thousand: [`hold`].
 
 mod body;
 mod chat;
 mod cli;
 mod client;
 mod control;
+mod cores;
 mod crash;
 mod disk;
 mod environment;
 mod fleet;
+mod hold;
 mod http;
 mod ledger;
+mod limit;
 mod load;
+mod memory;
 mod net;
+mod relay;
 mod report;
 mod schedule;
 mod server;
+mod stage;
+mod swarm;
 mod websocket;
 
 use std::num::NonZeroU64;
@@ -40,6 +47,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run { workload: Workload::Chat(args) } => args.crew.check().and_then(|()| chat(&args)),
         Command::Crash(args) => args.crew.check().and_then(|()| crash::run(&args)),
+        Command::Hold(args) => hold::run(&args),
+        Command::Limit(args) => limit::run(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

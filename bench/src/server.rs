@@ -34,6 +34,8 @@ pub struct Launch {
     pub http: SocketAddr,
     /// `--shards`, when given.
     pub shards: Option<u16>,
+    /// `--config`, when given.
+    pub config: Option<PathBuf>,
     /// Where its standard error is appended.
     pub log: PathBuf,
 }
@@ -62,6 +64,9 @@ impl Server {
         }
         if let Some(shards) = launch.shards {
             command.arg("--shards").arg(shards.to_string());
+        }
+        if let Some(config) = &launch.config {
+            command.arg("--config").arg(config);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().map_err(|e| format!("cannot start {name}: {e}"))?;
@@ -95,6 +100,11 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// SIGKILL, and waits until the process is gone.
@@ -171,6 +181,7 @@ mod tests {
             websocket: address,
             http: address,
             shards: Some(2),
+            config: None,
             log: dir.join("log"),
         }
     }

@@ -157,6 +157,26 @@ fn a_site_key_is_in_force_until_it_is_removed() {
 }
 
 #[test]
+fn tickets_for_many_visitors_come_at_once() {
+    let plant = Plant::start("many");
+    let many = plant.admin("/v1/admin/tickets/visitor", &json!({ "site": "demo", "count": 300 }));
+    assert_eq!(many.status, 200, "{}", many.body);
+    let tickets = many.body["tickets"].as_array().expect("a list");
+    let mut visitors: Vec<String> = tickets
+        .iter()
+        .map(|token| {
+            ticket::decode(plant.plane.ticket_key(), token.as_str().expect("text")).expect("genuine").sub
+        })
+        .collect();
+    visitors.sort_unstable();
+    visitors.dedup();
+    assert_eq!(visitors.len(), 300, "each is another visitor");
+    for bad in [json!({ "site": "demo", "count": 0 }), json!({ "site": "demo", "count": 2, "name": "v-1" })] {
+        assert_eq!(plant.admin("/v1/admin/tickets/visitor", &bad).status, 400);
+    }
+}
+
+#[test]
 fn admin_routes_need_the_token() {
     let plant = Plant::start("admin");
     assert_eq!(plant.post("/v1/admin/sites", &json!({ "site": "shop" })).status, 401);

@@ -3,6 +3,7 @@
 //! Order of reading: `fleet` (what rings know of each other), `setup` (the ring, its flags and tables, and what may
 //! be missing), `enter` (the one system call of a turn), `provided` (receive buffers), `ring` (one ring), `shim`
 //! (operations in, completions out, over all rings of the shard), `segments` (open log files).
+//! Apart from these: `sockets`, a ring for load generators.
 //!
 //! Ownership: memory the kernel writes to is either a lent buffer of the table or a mapping of `provided`; both stay
 //! mapped until the last completion, also when a reactor is dropped in the middle of its work.
@@ -15,7 +16,9 @@ mod ring;
 mod segments;
 mod setup;
 mod shim;
+mod sockets;
 
 pub use fleet::Fleet;
 pub use setup::{Features, OpenError, SysConfig};
 pub use shim::SysKernel;
+pub use sockets::{IDLE_SLOT_BYTES, SocketEvent, SocketRing, SocketRingConfig};

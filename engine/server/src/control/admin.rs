@@ -231,6 +231,40 @@ pub struct TicketRequest {
     name: Option<String>,
     /// Seconds; absent: `tickets.lifetime_s`.
     lifetime_s: Option<u64>,
+    /// Tickets of this many new random visitors at once, at most [`TICKETS_MAX`], instead of one: for load tests.
+    count: Option<u32>,
+}
+
+/// Most tickets of one request: 300 bytes each.
+pub const TICKETS_MAX: u32 = 10_000;
+
+/// Makes tickets for new random visitors: none of them can have been revoked.
+fn visitors(plane: &Plane, request: &TicketRequest, count: u32, lifetime_s: u64) -> Answer {
+    if request.name.is_some() || !(1..=TICKETS_MAX).contains(&count) {
+        return Err(ApiError::invalid(
+            "A `count` is 1 to 10,000, for visitors without a name.",
+            "count 须为 1 到 10,000，且只用于不指定 name 的访客。",
+        ));
+    }
+    let (site, site_id) = (request.site.as_str(), plane.site_id(&request.site)?);
+    let mut tickets = Vec::with_capacity(count as usize);
+    let mut expires_at = 0;
+    for _ in 0..count {
+        let subject = random_visitor();
+        let holder = Holder {
+            site,
+            site_id,
+            role: "visitor",
+            subject: &subject,
+            agent: 0,
+            revoked_before: 0,
+            lifetime_s,
+        };
+        let ticket;
+        (ticket, expires_at) = issue(plane, &holder)?;
+        tickets.push(ticket);
+    }
+    ok(json!({ "tickets": tickets, "role": "visitor", "site": site, "expires_at": expires_at }))
 }
 
 /// Makes a ticket for a gateway, an agent or a visitor.
@@ -246,6 +280,9 @@ pub async fn ticket(
             "A ticket lives 1 second to 366 days.",
             "凭证有效期须为 1 秒到 366 天。",
         ));
+    }
+    if let Some(count) = request.count.filter(|_| role == "visitor") {
+        return visitors(&plane, &request, count, lifetime_s);
     }
     let named = |name: Option<String>| {
         name.ok_or_else(|| ApiError::invalid("The field `name` is missing.", "缺少 name 字段。"))
