@@ -32,7 +32,7 @@ impl Relay {
     /// # Errors
     /// A sentence when no port or no ring is to be had.
     pub fn start(slots: u32, core: usize) -> Result<Self, String> {
-        let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| format!("no port for the relay: {e}"))?;
+        let listener = TcpListener::bind("0.0.0.0:0").map_err(|e| format!("no port for the relay: {e}"))?;
         let address = listener.local_addr().map_err(|e| format!("no port for the relay: {e}"))?;
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({

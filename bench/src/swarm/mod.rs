@@ -18,7 +18,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use ringdesk_protocol::Frame;
-use ringdesk_uring::sys::{SocketEvent, SocketRing, SocketRingConfig};
+use ringdesk_uring::sys::{SLOTS_PER_ADDRESS, SocketEvent, SocketRing, SocketRingConfig};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
 
@@ -366,9 +366,10 @@ impl Swarm {
     }
 }
 
-/// 127.0.0.1 and its successors.
+/// The first of the loopback addresses that ring `number` dials: 64 for each.
 fn loopback(number: u32) -> Ipv4Addr {
-    Ipv4Addr::from(0x7f00_0001 + number)
+    const { assert!(PER_RING_MAX.div_ceil(SLOTS_PER_ADDRESS) <= 64) };
+    Ipv4Addr::from(0x7f00_0001 + number * 64)
 }
 
 #[cfg(test)]

@@ -21,4 +21,4 @@ mod sockets;
 pub use fleet::Fleet;
 pub use setup::{Features, OpenError, SysConfig};
 pub use shim::SysKernel;
-pub use sockets::{IDLE_SLOT_BYTES, SocketEvent, SocketRing, SocketRingConfig};
+pub use sockets::{IDLE_SLOT_BYTES, SLOTS_PER_ADDRESS, SocketEvent, SocketRing, SocketRingConfig};

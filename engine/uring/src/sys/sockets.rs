@@ -46,6 +46,9 @@ static ON: libc::c_int = 1;
 /// Close at once with RST: nothing lingers in TIME_WAIT, as when a network drops many clients.
 static ABORT: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
 
+/// Slots of a ring that are dialled to one destination address.
+pub const SLOTS_PER_ADDRESS: u32 = 512;
+
 /// What a ring is opened with.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketRingConfig {
@@ -55,8 +58,9 @@ pub struct SocketRingConfig {
     pub receive_buffers: u16,
     /// Bytes of each.
     pub receive_buffer_bytes: u32,
-    /// Where every connection of this ring is dialled to: one address per ring, because one destination has only as
-    /// many source ports as `ip_local_port_range` is wide.
+    /// Where slot 0 is dialled to. Every [`SLOTS_PER_ADDRESS`] slots the address is the next one: a destination has only
+    /// as many source ports as `ip_local_port_range` is wide, and the kernel's search for a free one gets long well
+    /// before they are used up.
     pub to: SocketAddrV4,
 }
 
@@ -140,7 +144,7 @@ pub struct SocketRing {
     gate: Gate,
     provided: Option<ProvidedBuffers>,
     /// Copied by the kernel when a connect is submitted, so one for all serves.
-    to: Box<libc::sockaddr_in>,
+    to: Box<[libc::sockaddr_in]>,
     listener: Option<OwnedFd>,
     slots: Vec<Slot>,
     flights: Vec<Flight>,
@@ -172,12 +176,14 @@ impl SocketRing {
         let mut gate = Gate::new(ring.as_raw_fd());
         // The kernel keeps few of these per thread; a ring beyond them is entered by its ordinary descriptor.
         let _ = gate.register();
-        let to = Box::new(libc::sockaddr_in {
-            sin_family: libc::AF_INET as libc::sa_family_t,
-            sin_port: config.to.port().to_be(),
-            sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(config.to.ip().octets()) },
-            sin_zero: [0; 8],
-        });
+        let to = (0..config.slots.div_ceil(SLOTS_PER_ADDRESS).max(1))
+            .map(|number| libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: config.to.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: (u32::from(*config.to.ip()) + number).to_be() },
+                sin_zero: [0; 8],
+            })
+            .collect();
         Ok(Self {
             ring,
             gate,
@@ -223,7 +229,7 @@ impl SocketRing {
         let bytes = size_of::<libc::c_int>() as u32;
         let (level, name) = (libc::IPPROTO_TCP as u32, libc::TCP_NODELAY as u32);
         let option = opcode::SetSockOpt::new(Fixed(slot), level, name, on, bytes).build();
-        let address = std::ptr::from_ref(&*self.to).cast();
+        let address = std::ptr::from_ref(&self.to[(slot / SLOTS_PER_ADDRESS) as usize]).cast();
         let bytes = size_of::<libc::sockaddr_in>() as libc::socklen_t;
         let connect = opcode::Connect::new(Fixed(slot), address, bytes).build();
         self.room(CHAIN_MAX);
