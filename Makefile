@@ -35,7 +35,7 @@ need = command -v $(1) >/dev/null \
 # Toolchains are not in a distribution's packages in the version needed.
 need_toolchain = command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help run test check fmt clippy tidy web web-test browser-test build bench hold limit crash sim long loom miri deny package clean tools
+.PHONY: help run test check fmt clippy tidy web web-test browser-test build bench hold storm limit crash sim long loom miri deny package clean tools
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -98,6 +98,11 @@ bench: build ## measure this machine: 1,000 visitors, 50 agents (writes target/b
 hold: build ## CONNECTIONS=20000 idle connections: connect rate, a message each, memory of one (JSON=FILE, TRANSPORT=)
 	$(CARGO) build $(LOCKED) --release -p ringdesk-bench
 	$(RELEASE)/ringbench hold --server $(RELEASE)/ringdeskd --connections $(CONNECTIONS) --transport $(TRANSPORT) \
+		$(if $(JSON),--json $(JSON))
+
+storm: build ## CONNECTIONS=20000 clients dropped at once reconnect and resume (JSON=FILE, TRANSPORT=)
+	$(CARGO) build $(LOCKED) --release -p ringdesk-bench
+	$(RELEASE)/ringbench storm --server $(RELEASE)/ringdeskd --connections $(CONNECTIONS) --transport $(TRANSPORT) \
 		$(if $(JSON),--json $(JSON))
 
 limit: build ## the engine as a share of a raw relay in the same run (JSON=FILE)

@@ -7,9 +7,11 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::body::BODY_BYTES_MIN;
 use crate::fleet::TransportMix;
+use crate::gateway::GatewayArgs;
 use crate::hold::HoldArgs;
 use crate::limit::LimitArgs;
 use crate::schedule::Arrivals;
+use crate::storm::StormArgs;
 
 /// Most conversations per agent: all of them must fit into the cursors of one HELLO.
 const CONVERSATIONS_PER_AGENT_MAX: usize = ringdesk_protocol::limits::CURSORS_MAX - SPARE;
@@ -38,6 +40,8 @@ pub enum Command {
     Crash(CrashArgs),
     /// Hold many idle connections: connect rate, a message each, and what one costs in memory.
     Hold(HoldArgs),
+    /// Drop many connections at once and see them resume.
+    Storm(StormArgs),
     /// The engine as a share of a raw relay that only moves bytes, in the same run.
     Limit(LimitArgs),
 }
@@ -47,6 +51,8 @@ pub enum Command {
 pub enum Workload {
     /// Visitors and agents talk, turn by turn.
     Chat(ChatArgs),
+    /// Thousands of visitors through one gateway connection.
+    Gateway(GatewayArgs),
 }
 
 /// Who takes part and how much they say.

@@ -78,6 +78,15 @@ impl Control {
             .collect()
     }
 
+    /// A ticket for the gateway `name`.
+    ///
+    /// # Errors
+    /// A sentence when the server refuses.
+    pub fn gateway(&mut self, site: &str, name: &str) -> Result<String, String> {
+        let asked = json!({ "site": site, "name": name });
+        ticket(&self.http.post("/v1/admin/tickets/gateway", &asked)?)
+    }
+
     /// Tickets of `count` new visitors, many per request.
     ///
     /// # Errors

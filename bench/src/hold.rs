@@ -238,7 +238,7 @@ fn measure(args: &HoldArgs) -> Result<HoldReport, String> {
     if all == 0 {
         return Err("--connections must be at least 1".into());
     }
-    let mut stage = Stage::open(&args.stage, all, None)?;
+    let mut stage = Stage::open(&args.stage, all)?;
     let mut gathering = Gathering::new(&mut stage, all, args.transport, args.body_bytes)?;
     gathering.visitors.opening = false;
     let warm = (all / 10).min(WARM_UP);

@@ -114,7 +114,7 @@ fn measure(args: &LimitArgs) -> Result<LimitReport, String> {
     // What is started from here on stays on the server's core.
     cores::pin(serving)?;
     let stage_args = StageArgs { shards: Some(shards), ..args.stage.clone() };
-    let mut stage = Stage::open(&stage_args, args.connections + args.agents, None)?;
+    let mut stage = Stage::open(&stage_args, args.connections + args.agents)?;
     let relay = Relay::start(args.connections + args.agents, serving)?;
     cores::pin(load)?;
     let mut engine = EngineLoad::begin(&mut stage, args)?;

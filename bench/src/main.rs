@@ -14,6 +14,7 @@ mod crash;
 mod disk;
 mod environment;
 mod fleet;
+mod gateway;
 mod hold;
 mod http;
 mod ledger;
@@ -26,15 +27,18 @@ mod report;
 mod schedule;
 mod server;
 mod stage;
+mod storm;
 mod swarm;
 mod websocket;
 
 use std::num::NonZeroU64;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::cli::{ChatArgs, Cli, Command, Workload};
+use crate::cli::{Cli, Command, Workload};
+use crate::report::Report;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -45,9 +49,16 @@ fn main() -> ExitCode {
         eprintln!("ringbench: sleeps stay imprecise: {error}");
     }
     let done = match Cli::parse().command {
-        Command::Run { workload: Workload::Chat(args) } => args.crew.check().and_then(|()| chat(&args)),
+        Command::Run { workload: Workload::Chat(args) } => args
+            .crew
+            .check()
+            .and_then(|()| chat::run(&args).and_then(|report| tell(&report, args.json.as_deref()))),
+        Command::Run { workload: Workload::Gateway(args) } => {
+            gateway::run(&args).and_then(|report| tell(&report, args.json.as_deref()))
+        }
         Command::Crash(args) => args.crew.check().and_then(|()| crash::run(&args)),
         Command::Hold(args) => hold::run(&args),
+        Command::Storm(args) => storm::run(&args),
         Command::Limit(args) => limit::run(&args),
     };
     match done {
@@ -60,11 +71,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs, prints, writes the JSON; whether the run kept every promise.
-fn chat(args: &ChatArgs) -> Result<bool, String> {
-    let report = chat::run(args)?;
+/// Prints and writes the JSON; whether the run kept every promise.
+fn tell(report: &Report, json: Option<&Path>) -> Result<bool, String> {
     println!("{report}");
-    if let Some(path) = &args.json {
+    if let Some(path) = json {
         std::fs::write(path, report.json()).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
     }
     Ok(report.passed())

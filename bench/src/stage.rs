@@ -35,6 +35,9 @@ pub struct StageArgs {
     /// Shards, passed on to a server of our own; default: its own.
     #[arg(long)]
     pub shards: Option<u16>,
+    /// `clients.outbox_kib` of a server of our own: what may wait for one connection; default: its own.
+    #[arg(long)]
+    pub outbox_kib: Option<u32>,
 }
 
 /// A server that is ready.
@@ -50,12 +53,11 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts a server, or finds the running one. `connections` it must have room for; `outbox_kib`, when given, bounds
-    /// what waits for one connection.
+    /// Starts a server, or finds the running one. `connections` it must have room for.
     ///
     /// # Errors
     /// A sentence when the server cannot be started or reached.
-    pub fn open(args: &StageArgs, connections: u32, outbox_kib: Option<u32>) -> Result<Self, String> {
+    pub fn open(args: &StageArgs, connections: u32) -> Result<Self, String> {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let ports = Ports { binary: at(args.binary_port), websocket: at(args.ws_port) };
         if let Some(data) = &args.data {
@@ -77,7 +79,7 @@ impl Stage {
             config: Some(folder.join("ringdesk.toml")),
             log: folder.join("stderr"),
         };
-        let written = std::fs::write(folder.join("ringdesk.toml"), config(connections, outbox_kib));
+        let written = std::fs::write(folder.join("ringdesk.toml"), config(connections, args.outbox_kib));
         let opened =
             written.map_err(|e| format!("cannot write below {}: {e}", folder.display())).and_then(|()| {
                 let server = Server::start(&launch)?;

@@ -7,6 +7,7 @@
 //! one destination address has only as many source ports as `ip_local_port_range` is wide.
 
 pub mod agents;
+pub mod bound;
 pub mod tickets;
 pub mod visitors;
 mod wire;
@@ -29,10 +30,12 @@ pub const PER_RING_MAX: u32 = 20_000;
 /// Connections dialled but not yet greeted, so that the server's accept queue (4,096) never overflows: an overflow
 /// costs a second each. Full: the next dial waits.
 const GREETING_MAX: usize = 1024;
-/// Receive buffers of a ring.
-const RECEIVE_BUFFERS: u16 = 1024;
-/// Bytes of a receive buffer.
-const RECEIVE_BUFFER_BYTES: u32 = 2048;
+/// Receive buffers of a ring, and bytes of each: many small ones for many connections that say little, a few large ones
+/// where few connections carry everything.
+const BUFFERS_OF_MANY: (u16, u32) = (1024, 2048);
+const BUFFERS_OF_FEW: (u16, u32) = (128, 64 * 1024);
+/// Up to this many connections are few.
+const FEW: u32 = 64;
 
 /// What a client answers to what happened.
 #[derive(Default)]
@@ -131,12 +134,14 @@ impl Swarm {
         let count = each * kinds.len() as u32;
         let slots = clients.div_ceil(count);
         let mut rings = Vec::new();
+        let (receive_buffers, receive_buffer_bytes) =
+            if clients <= FEW { BUFFERS_OF_FEW } else { BUFFERS_OF_MANY };
         for number in 0..count {
             let (_, address) = kinds[number as usize % kinds.len()];
             let config = SocketRingConfig {
                 slots,
-                receive_buffers: RECEIVE_BUFFERS,
-                receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
+                receive_buffers,
+                receive_buffer_bytes,
                 to: SocketAddrV4::new(loopback(number / kinds.len() as u32), address.port()),
             };
             rings.push(
@@ -193,7 +198,6 @@ impl Swarm {
     }
 
     /// Drops a client's connection with RST.
-    #[cfg(test)]
     pub fn abort(&mut self, who: u32) {
         let (ring, slot) = self.place(who);
         self.rings[ring].abort(slot);

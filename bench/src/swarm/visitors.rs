@@ -119,6 +119,8 @@ pub struct Visitors {
     pub caught_up: u32,
     /// ACKs so far.
     pub acks: u64,
+    /// Connections that ended so far.
+    pub ended: u64,
     /// Whether a lost connection is dialled again.
     pub returning: bool,
     /// Connections end on purpose: no fault.
@@ -153,6 +155,7 @@ impl Visitors {
             ready: 0,
             caught_up: 0,
             acks: 0,
+            ended: 0,
             returning: true,
             outage: false,
             talking: 0..0,
@@ -169,7 +172,6 @@ impl Visitors {
     }
 
     /// Highest seq that was acknowledged to a visitor and its cursor: equal when nothing is missing.
-    #[cfg(test)]
     pub fn standing(&self, who: u32) -> (u32, u32) {
         let visitor = &self.all[who as usize];
         (visitor.top, visitor.cursor)
@@ -382,6 +384,7 @@ impl Crowd for Visitors {
     }
 
     fn gone(&mut self, who: u32, now_ns: u64, errno: i32) -> Option<u64> {
+        self.ended += 1;
         self.counted(who, |all| all.all[who as usize].phase = Phase::Away);
         let goodbye = self.goodbyes.remove(&who);
         if goodbye.is_none() && !self.outage {
