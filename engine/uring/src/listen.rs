@@ -77,6 +77,25 @@ pub fn open(endpoint: &Endpoint, shards: usize) -> Result<Listening, ListenError
     opened.map_err(|cause| ListenError { endpoint: endpoint.clone(), cause })
 }
 
+/// Listens for `shards` shards on a socket that listens already: one that was handed over at start. All shards share it.
+pub fn adopt(endpoint: &Endpoint, socket: OwnedFd, shards: usize) -> Result<Listening, ListenError> {
+    assert!(shards > 0, "a listener for no shard");
+    let adopted = || {
+        let endpoint = match endpoint {
+            Endpoint::Tcp(_) => {
+                sockopt::set_tcp_nodelay(&socket, true)?;
+                Endpoint::Tcp(getsockname(&socket)?.try_into()?)
+            }
+            Endpoint::Unix(path) => Endpoint::Unix(path.clone()),
+        };
+        // Raises the backlog where the one it came with is shorter.
+        listen(&socket, BACKLOG)?;
+        let sockets = (0..shards).map(|_| socket.try_clone()).collect::<io::Result<_>>()?;
+        Ok(Listening { endpoint, sockets })
+    };
+    adopted().map_err(|cause| ListenError { endpoint: endpoint.clone(), cause })
+}
+
 fn open_tcp(address: SocketAddr, shards: usize) -> io::Result<Listening> {
     let probe = bind_tcp(address, false)?;
     // The probe listens too: binding alone succeeds beside a listener that set SO_REUSEADDR.
@@ -158,6 +177,15 @@ mod tests {
         assert_eq!(first.sockets.len(), 2);
         let error = open(&first.endpoint, 1).expect_err("the first instance listens");
         assert!(error.to_string().ends_with("is in use by another program"), "{error}");
+    }
+
+    #[test]
+    fn a_socket_handed_over_serves_all_shards() {
+        let given = TcpListener::bind(loopback(0)).expect("a free port");
+        let address = given.local_addr().expect("bound");
+        let adopted = adopt(&Endpoint::Tcp(loopback(1)), given.into(), 2).expect("adopted");
+        assert_eq!((adopted.endpoint, adopted.sockets.len()), (Endpoint::Tcp(address), 2));
+        std::net::TcpStream::connect(address).expect("somebody listens");
     }
 
     #[test]

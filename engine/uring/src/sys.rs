@@ -11,6 +11,7 @@
 
 mod enter;
 mod fleet;
+mod inherit;
 mod provided;
 mod ring;
 mod segments;
@@ -19,6 +20,7 @@ mod shim;
 mod sockets;
 
 pub use fleet::Fleet;
+pub use inherit::{Inherited, inherited};
 pub use setup::{Features, OpenError, SysConfig};
 pub use shim::SysKernel;
 pub use sockets::{IDLE_SLOT_BYTES, SLOTS_PER_ADDRESS, SocketEvent, SocketRing, SocketRingConfig};
