@@ -35,7 +35,7 @@ need = command -v $(1) >/dev/null \
 # Toolchains are not in a distribution's packages in the version needed.
 need_toolchain = command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help run test check fmt clippy tidy web web-test browser-test build bench hold storm limit crash sim long loom miri deny package clean tools
+.PHONY: help run test check fmt clippy tidy web web-test browser-test build bench hold storm stalled slowloris limit crash sim long loom miri deny package clean tools
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -104,6 +104,14 @@ storm: build ## CONNECTIONS=20000 clients dropped at once reconnect and resume (
 	$(CARGO) build $(LOCKED) --release -p ringdesk-bench
 	$(RELEASE)/ringbench storm --server $(RELEASE)/ringdeskd --connections $(CONNECTIONS) --transport $(TRANSPORT) \
 		$(if $(JSON),--json $(JSON))
+
+stalled: build ## clients that never read: the server's memory against their caps, and what others notice (JSON=FILE)
+	$(CARGO) build $(LOCKED) --release -p ringdesk-bench
+	$(RELEASE)/ringbench stalled --server $(RELEASE)/ringdeskd $(if $(JSON),--json $(JSON))
+
+slowloris: build ## 10,000 connections at one byte in ten seconds: what others notice (JSON=FILE)
+	$(CARGO) build $(LOCKED) --release -p ringdesk-bench
+	$(RELEASE)/ringbench slowloris --server $(RELEASE)/ringdeskd $(if $(JSON),--json $(JSON))
 
 limit: build ## the engine as a share of a raw relay in the same run (JSON=FILE)
 	$(CARGO) build $(LOCKED) --release -p ringdesk-bench

@@ -11,6 +11,8 @@ use crate::gateway::GatewayArgs;
 use crate::hold::HoldArgs;
 use crate::limit::LimitArgs;
 use crate::schedule::Arrivals;
+use crate::slowloris::SlowlorisArgs;
+use crate::stalled::StalledArgs;
 use crate::storm::StormArgs;
 
 /// Most conversations per agent: all of them must fit into the cursors of one HELLO.
@@ -42,6 +44,10 @@ pub enum Command {
     Hold(HoldArgs),
     /// Drop many connections at once and see them resume.
     Storm(StormArgs),
+    /// Clients that never read, while messages for them flow: the server's memory, and what others notice.
+    Stalled(StalledArgs),
+    /// Connections that say one byte in ten seconds: what others notice.
+    Slowloris(SlowlorisArgs),
     /// The engine as a share of a raw relay that only moves bytes, in the same run.
     Limit(LimitArgs),
 }

@@ -54,6 +54,15 @@ impl Control {
         Ok(self.http.get("/v1/status")?["version"].as_str().unwrap_or("unknown").to_owned())
     }
 
+    /// The sum of a figure of /v1/status over all shards.
+    ///
+    /// # Errors
+    /// A sentence when the server cannot be reached.
+    pub fn status_sum(&mut self, figure: &str) -> Result<u64, String> {
+        let status = self.http.get("/v1/status")?;
+        Ok(status["shards"].as_array().into_iter().flatten().filter_map(|shard| shard[figure].as_u64()).sum())
+    }
+
     /// Adds a site.
     ///
     /// # Errors

@@ -183,21 +183,34 @@ impl Gathering {
     /// # Errors
     /// A sentence when somebody got no answer.
     pub fn sweep(&mut self, who: std::ops::Range<u32>) -> Result<f64, String> {
-        let (begin, end) = (self.swarm.now_ns(), self.deadline_ns());
+        let begin = self.swarm.now_ns();
+        self.sweep_acked(who)?;
+        let end = self.deadline_ns();
+        match self.swarm.run(&mut self.visitors, end, |visitors| visitors.caught_up == visitors.ready) {
+            true => Ok(self.seconds_since(begin)),
+            false => Err(format!("{} have everything; {}", self.visitors.caught_up, self.fault_list())),
+        }
+    }
+
+    /// A message from each of `who`, and waits until each is acknowledged.
+    ///
+    /// # Errors
+    /// A sentence when somebody got no answer.
+    pub fn sweep_acked(&mut self, who: std::ops::Range<u32>) -> Result<(), String> {
+        let end = self.deadline_ns();
         let (before, count) = (self.visitors.acks, u64::from(who.end - who.start));
         let mut next = who.start;
         loop {
             let answered = self.visitors.acks - before;
             while next < who.end && u64::from(next - who.start) < answered + u64::from(WINDOW) {
-                let visitors = &mut self.visitors;
-                let now = self.swarm.now_ns();
+                let (visitors, now) = (&mut self.visitors, self.swarm.now_ns());
                 self.swarm.write(next, |reply| {
                     visitors.say(next, now, reply);
                 });
                 next += 1;
             }
-            if answered == count && self.visitors.caught_up == self.visitors.ready {
-                return Ok(self.seconds_since(begin));
+            if answered == count {
+                return Ok(());
             }
             self.swarm.turn(&mut self.visitors, end);
             if self.swarm.now_ns() >= end {

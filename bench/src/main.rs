@@ -5,6 +5,7 @@
 //! all of them on one thread. [`swarm`] is the other generator, for connections by the hundred thousand: [`hold`].
 
 mod body;
+mod bystanders;
 mod chat;
 mod cli;
 mod client;
@@ -26,7 +27,9 @@ mod relay;
 mod report;
 mod schedule;
 mod server;
+mod slowloris;
 mod stage;
+mod stalled;
 mod storm;
 mod swarm;
 mod websocket;
@@ -59,6 +62,8 @@ fn main() -> ExitCode {
         Command::Crash(args) => args.crew.check().and_then(|()| crash::run(&args)),
         Command::Hold(args) => hold::run(&args),
         Command::Storm(args) => storm::run(&args),
+        Command::Stalled(args) => stalled::run(&args),
+        Command::Slowloris(args) => slowloris::run(&args),
         Command::Limit(args) => limit::run(&args),
     };
     match done {

@@ -3,8 +3,8 @@
 //! Order of a turn: what is due by the clock (a dial, another try), dials as far as the bound allows, then each ring:
 //! submit, take what completed, cut it into frames ([`wire`]), let the [`Crowd`] answer each. Ownership: the swarm owns
 //! rings and bytes, the crowd what each client remembers; both live on one thread, so a core each takes a swarm
-//! each. Client `who` is slot `who / rings` of ring `who % rings`, and each ring dials its own 127.0.0.x, because
-//! one destination address has only as many source ports as `ip_local_port_range` is wide.
+//! each. Client `who` is slot `who / rings` of ring `who % rings`, and each ring dials addresses of 127.0.0.0/8 of its
+//! own, because one destination has only as many source ports as `ip_local_port_range` is wide.
 
 pub mod agents;
 pub mod bound;
@@ -48,8 +48,6 @@ pub struct Reply {
     pub again_ns: Option<u64>,
     /// Close the connection now.
     pub leave: bool,
-    /// Read nothing more.
-    pub deaf: bool,
 }
 
 /// The clients' side of the protocol.
@@ -195,6 +193,15 @@ impl Swarm {
         }
         self.answer(who, act);
         true
+    }
+
+    /// Reads nothing more from a client's connection, or reads again.
+    pub fn set_deaf(&mut self, who: u32, deaf: bool) {
+        let (ring, slot) = self.place(who);
+        match deaf {
+            true => self.rings[ring].stop_reading(slot),
+            false => self.rings[ring].read_again(slot),
+        }
     }
 
     /// Drops a client's connection with RST.
@@ -356,9 +363,6 @@ impl Swarm {
         }
         if let Some(at) = reply.again_ns.take() {
             self.due.push(Reverse((at, who, false)));
-        }
-        if std::mem::take(&mut reply.deaf) {
-            self.rings[ring].stop_reading(slot);
         }
         if std::mem::take(&mut reply.leave) {
             self.rings[ring].abort(slot);

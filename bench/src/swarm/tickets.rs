@@ -14,6 +14,15 @@ impl Tickets {
         self.ends.push(self.text.len());
     }
 
+    /// The same again, behind the others: each visitor with a second device.
+    pub fn twice(mut self) -> Self {
+        let (bytes, count) = (self.text.len(), self.ends.len());
+        self.text = self.text.repeat(2);
+        self.ends.extend_from_within(..);
+        self.ends[count..].iter_mut().for_each(|end| *end += bytes);
+        self
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -38,5 +47,7 @@ mod tests {
         }
         assert_eq!(tickets.len(), 3);
         assert_eq!([tickets.get(0), tickets.get(1), tickets.get(2)], ["first", "", "third"]);
+        let twice = tickets.twice();
+        assert_eq!((twice.len(), twice.get(3), twice.get(4), twice.get(5)), (6, "first", "", "third"));
     }
 }

@@ -127,8 +127,12 @@ pub struct Visitors {
     pub outage: bool,
     /// After an ACK the next message is said at once, while the time lies in here.
     pub talking: Range<u64>,
-    /// Messages said in here are measured.
+    /// Messages said in here are measured,
     pub window: Range<u64>,
+    /// if said by one of these.
+    pub measured: Range<u32>,
+    /// Whose bodies have how many bytes instead of the usual.
+    pub loud: (Range<u32>, usize),
     /// From start to ACK of measured messages.
     pub ack: Latency,
     /// ACKs that came within the window.
@@ -160,6 +164,8 @@ impl Visitors {
             outage: false,
             talking: 0..0,
             window: 0..0,
+            measured: 0..u32::MAX,
+            loud: (0..0, 0),
             ack: Latency::new(),
             window_acks: 0,
             seen: Seen::default(),
@@ -201,15 +207,20 @@ impl Visitors {
 
     /// The newest message, for the first time or again.
     fn write(&mut self, who: u32, out: &mut Vec<u8>) {
+        let bytes = self.body_bytes_of(who);
         let visitor = &self.all[who as usize];
         let n = u64::from(visitor.said);
-        body::write(self.device_base + u64::from(who), n, self.body_bytes, &mut self.scratch);
+        body::write(self.device_base + u64::from(who), n, bytes, &mut self.scratch);
         let (conversation, body) = (visitor.conversation, &self.scratch);
         ClientMessage::Send { conversation, n, owner_epoch: 0, content: Content::Text, body }.encode(
             0,
             visitor.said,
             out,
         );
+    }
+
+    fn body_bytes_of(&self, who: u32) -> usize {
+        if self.loud.0.contains(&who) { self.loud.1 } else { self.body_bytes }
     }
 
     fn hello(&self, who: u32, out: &mut Vec<u8>) {
@@ -323,7 +334,7 @@ impl Visitors {
         visitor.acked = visitor.said;
         visitor.top = visitor.top.max(seq as u32);
         self.acks += 1;
-        if self.window.contains(&visitor.said_ns) {
+        if self.window.contains(&visitor.said_ns) && self.measured.contains(&who) {
             self.ack.record_ns(now_ns.saturating_sub(visitor.said_ns));
         }
         self.window_acks += u64::from(self.window.contains(&now_ns));
@@ -352,8 +363,9 @@ impl Visitors {
         if device != self.device_base + u64::from(who) {
             return;
         }
+        let bytes = self.body_bytes_of(who);
         let visitor = &mut self.all[who as usize];
-        body::write(device, n, self.body_bytes, &mut self.expected);
+        body::write(device, n, bytes, &mut self.expected);
         self.seen.wrong += u64::from(n != u64::from(visitor.shown) + 1 || self.expected != text);
         visitor.shown = visitor.shown.max(n as u32);
     }

@@ -271,6 +271,15 @@ impl SocketRing {
         }
     }
 
+    /// Receives again after [`SocketRing::stop_reading`].
+    pub fn read_again(&mut self, slot: u32) {
+        let state = &mut self.slots[slot as usize];
+        state.deaf = false;
+        if state.state == State::Open && !state.receiving {
+            self.receive(slot);
+        }
+    }
+
     /// Closes with RST, whatever is unsent: answered by [`SocketEvent::Closed`]. No effect unless open.
     pub fn abort(&mut self, slot: u32) {
         let state = &mut self.slots[slot as usize];

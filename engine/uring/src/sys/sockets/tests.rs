@@ -66,7 +66,7 @@ fn nobody_there_is_a_closed_slot_with_its_reason() {
 }
 
 #[test]
-fn a_deaf_connection_stops_taking_bytes_and_can_still_be_closed() {
+fn a_deaf_connection_takes_no_bytes_until_it_listens_again() {
     use std::io::Write as _;
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("bound").port();
@@ -84,6 +84,9 @@ fn a_deaf_connection_stops_taking_bytes_and_can_still_be_closed() {
         near.turn(Some(1_000_000), &mut arena, &mut events);
     }
     assert!(arena.is_empty() && events.is_empty(), "{events:?}");
+    near.read_again(0);
+    let (_, arena) = until(&mut near, |_, arena| !arena.is_empty());
+    assert_eq!(arena, b"unheard");
     near.abort(0);
     until(&mut near, |events, _| events == [SocketEvent::Closed { slot: 0, errno: 0 }]);
 }
