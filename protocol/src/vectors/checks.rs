@@ -201,18 +201,19 @@ fn websocket_streams() -> Vec<(&'static str, Vec<u8>)> {
 /// The events of a client's stream as JSON, and the close code of the error that ends it.
 fn judge_stream(bytes: &[u8]) -> (String, String) {
     let mut events = Vec::new();
-    let outcome = Decoder::server().feed(&mut bytes.to_vec(), |event| {
-        events.push(match event {
-            Event::Text(text) => format!("{{\"text\":{}}}", quote(text)),
-            Event::Binary(bytes) => format!("{{\"binary\":\"{}\"}}", hex(bytes)),
-            Event::Ping(bytes) => format!("{{\"ping\":\"{}\"}}", hex(bytes)),
-            Event::Pong(bytes) => format!("{{\"pong\":\"{}\"}}", hex(bytes)),
-            Event::Close(code) => {
-                format!("{{\"close\":{}}}", code.map_or("null".to_owned(), |code| code.to_string()))
-            }
+    let outcome =
+        Decoder::server(crate::limits::WS_MESSAGE_BYTES_MAX as u32).feed(&mut bytes.to_vec(), |event| {
+            events.push(match event {
+                Event::Text(text) => format!("{{\"text\":{}}}", quote(text)),
+                Event::Binary(bytes) => format!("{{\"binary\":\"{}\"}}", hex(bytes)),
+                Event::Ping(bytes) => format!("{{\"ping\":\"{}\"}}", hex(bytes)),
+                Event::Pong(bytes) => format!("{{\"pong\":\"{}\"}}", hex(bytes)),
+                Event::Close(code) => {
+                    format!("{{\"close\":{}}}", code.map_or("null".to_owned(), |code| code.to_string()))
+                }
+            });
+            ControlFlow::Continue(())
         });
-        ControlFlow::Continue(())
-    });
     let error = outcome.err().map_or("null".to_owned(), |error| error.close_code().to_string());
     (format!("[{}]", events.join(",")), error)
 }

@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 
 use super::close::is_valid_close_code;
 use super::head::{self, CONTROL_BYTES_MAX, HEAD_BYTES_MAX, Head, Opcode, WsError};
-use crate::limits::WS_MESSAGE_BYTES_MAX;
 
 /// What a WebSocket stream says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,9 +57,9 @@ struct Partial {
 }
 
 impl Decoder {
-    /// The server's side: frames must be masked, messages are at most `WS_MESSAGE_BYTES_MAX`.
-    pub const fn server() -> Self {
-        Self::new(true, WS_MESSAGE_BYTES_MAX as u32)
+    /// The server's side: frames must be masked. `message_bytes_max`: most payload bytes of one message.
+    pub const fn server(message_bytes_max: u32) -> Self {
+        Self::new(true, message_bytes_max)
     }
 
     /// A client's side: frames must not be masked. Pages in JSON can be long; the client sets its own bound.

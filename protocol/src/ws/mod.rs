@@ -1,6 +1,7 @@
 //! WebSocket (RFC 6455), sans-IO: the upgrade request, frames in both directions, close codes.
 //!
-//! Order: request bytes -> [`Upgrade`] -> 101 -> [`Decoder`] -> [`Event`]s; back: [`encode`] appends frames.
+//! Order: request bytes -> [`Upgrade`] -> 101 -> [`Decoder`] -> [`Event`]s; back: [`encode`] appends frames. A server
+//! drives all of it through one [`Socket`].
 //! A binary message carries one or more whole protocol frames, a text message one JSON message. Ownership: between
 //! messages a [`Decoder`] holds no heap memory; the input is the caller's and is unmasked in place.
 //! Absent on purpose: extensions (compression costs memory per connection) and fragmented sending.
@@ -10,12 +11,16 @@ mod close;
 mod decoder;
 pub mod encode;
 mod head;
+mod socket;
 mod upgrade;
 
 pub use close::{close_code_of, is_valid_close_code};
 pub use decoder::{Decoder, Event};
 pub use head::{Opcode, WsError};
+pub use socket::{Endpoint, Fed, Socket, Stop, Terms};
 pub use upgrade::{PATH, Request, Subprotocol, Upgrade, UpgradeError};
 
+#[cfg(test)]
+mod socket_tests;
 #[cfg(test)]
 mod tests;

@@ -39,8 +39,8 @@ impl Subprotocol {
 /// An upgrade request that is in order. Whether its origin may come here is for the server to say.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Request {
-    /// The first of the client's subprotocols that the server speaks.
-    pub subprotocol: Subprotocol,
+    /// The first of the client's subprotocols that the server speaks; `None` if it asked for no such.
+    pub subprotocol: Option<Subprotocol>,
     /// The `Origin` header: browsers always send it, others need not.
     pub origin: Option<String>,
     /// The `Host` header.
@@ -55,11 +55,14 @@ impl Request {
     pub fn response(&self, out: &mut Vec<u8>) {
         let text = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: {}\r\n\r\n",
-            self.accept,
-            self.subprotocol.name()
+             Sec-WebSocket-Accept: {}\r\n",
+            self.accept
         );
         out.extend_from_slice(text.as_bytes());
+        if let Some(subprotocol) = self.subprotocol {
+            out.extend_from_slice(format!("Sec-WebSocket-Protocol: {}\r\n", subprotocol.name()).as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
     }
 }
 
@@ -70,6 +73,8 @@ pub enum UpgradeError {
     BadRequest(&'static str),
     /// The origin may not come here (403). Never from [`Upgrade`]; for the server to use.
     ForeignOrigin,
+    /// None of the subprotocols that the server speaks (400). Never from [`Upgrade`]; for the server to use.
+    NoSubprotocol,
     /// Another path than [`PATH`] (404).
     NotFound,
     /// Another method than GET (405).
@@ -92,7 +97,7 @@ impl UpgradeError {
     /// The HTTP status.
     pub fn status(self) -> u16 {
         match self {
-            UpgradeError::BadRequest(_) => 400,
+            UpgradeError::BadRequest(_) | UpgradeError::NoSubprotocol => 400,
             UpgradeError::ForeignOrigin => 403,
             UpgradeError::NotFound => 404,
             UpgradeError::NotGet => 405,
@@ -104,7 +109,7 @@ impl UpgradeError {
     /// Appends the response: the code's name and a sentence as plain text. The connection closes after it.
     pub fn response(self, out: &mut Vec<u8>) {
         let (reason, extra) = match self {
-            UpgradeError::BadRequest(_) => ("Bad Request", ""),
+            UpgradeError::BadRequest(_) | UpgradeError::NoSubprotocol => ("Bad Request", ""),
             UpgradeError::ForeignOrigin => ("Forbidden", ""),
             UpgradeError::NotFound => ("Not Found", ""),
             UpgradeError::NotGet => ("Method Not Allowed", "Allow: GET\r\n"),
@@ -128,6 +133,9 @@ impl fmt::Display for UpgradeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             UpgradeError::BadRequest(what) => write!(f, "This is no WebSocket upgrade request: {what}."),
+            UpgradeError::NoSubprotocol => {
+                write!(f, "`Sec-WebSocket-Protocol` names neither ringdesk.v1.bin nor ringdesk.v1.json.")
+            }
             UpgradeError::ForeignOrigin => write!(f, "Pages of this origin may not connect to this site."),
             UpgradeError::NotFound => write!(f, "The WebSocket is at {PATH}."),
             UpgradeError::NotGet => write!(f, "An upgrade request is a GET."),
@@ -144,16 +152,30 @@ impl fmt::Display for UpgradeError {
 
 impl std::error::Error for UpgradeError {}
 
-/// Collects an upgrade request. Parsed once, when its end has arrived.
+/// Collects an upgrade request. Parsed once, when its end has arrived. 8 bytes, and heap memory only while a request is
+/// incomplete.
 #[derive(Default, Debug)]
 pub struct Upgrade {
+    pending: Option<Box<Pending>>,
+}
+
+const _: () = assert!(size_of::<Upgrade>() <= 8);
+
+/// The part of a request that has arrived; not empty.
+#[derive(Debug)]
+struct Pending {
     bytes: Vec<u8>,
 }
 
 impl Upgrade {
     /// Nothing received yet; no heap memory.
     pub const fn new() -> Self {
-        Self { bytes: Vec::new() }
+        Self { pending: None }
+    }
+
+    /// Heap memory held, in bytes.
+    pub fn heap_bytes(&self) -> usize {
+        self.pending.as_ref().map_or(0, |pending| size_of::<Pending>() + pending.bytes.capacity())
     }
 
     /// Feeds input; `None` while the request is incomplete.
@@ -161,33 +183,33 @@ impl Upgrade {
     /// # Errors
     /// [`UpgradeError`]; send its response and close.
     pub fn feed(&mut self, input: &[u8]) -> Result<Option<Request>, UpgradeError> {
-        let held = self.bytes.len();
+        let pending = self.pending.as_deref_mut().map(|pending| &mut pending.bytes);
+        let held = pending.as_ref().map_or(0, |bytes| bytes.len());
         let room = UPGRADE_BYTES_MAX.saturating_sub(held).min(input.len());
-        // The end may straddle the cut: look again at the last three bytes.
-        let start = held.saturating_sub(3);
-        let end = if held == 0 {
-            find_end(&input[..room])
-        } else {
-            self.bytes.extend_from_slice(&input[..room]);
-            find_end(&self.bytes[start..]).map(|end| start + end)
+        let known: &[u8] = match pending {
+            None => &input[..room],
+            Some(bytes) => {
+                bytes.extend_from_slice(&input[..room]);
+                bytes
+            }
         };
-        let known = if held == 0 { input } else { &self.bytes };
         if !b"GET ".starts_with(&known[..known.len().min(4)]) {
             return Err(UpgradeError::NotGet);
         }
-        let Some(end) = end else {
-            if held + room == UPGRADE_BYTES_MAX {
+        // The end may straddle the cut: look again at the last three bytes.
+        let start = held.saturating_sub(3);
+        let Some(end) = find_end(&known[start..]).map(|end| start + end) else {
+            if known.len() == UPGRADE_BYTES_MAX {
                 return Err(UpgradeError::TooLarge);
             }
-            if held == 0 {
-                self.bytes.extend_from_slice(input);
+            if held == 0 && !input.is_empty() {
+                self.pending = Some(Box::new(Pending { bytes: input.to_vec() }));
             }
             return Ok(None);
         };
-        let whole = if held == 0 { &input[..end] } else { &self.bytes[..end] };
-        let mut request = parse(whole)?;
+        let mut request = parse(&known[..end])?;
         request.taken = end - held;
-        self.bytes = Vec::new();
+        self.pending = None;
         Ok(Some(request))
     }
 }
@@ -235,10 +257,7 @@ fn negotiate(headers: &Headers<'_>) -> Result<Request, UpgradeError> {
     if base64::engine::general_purpose::STANDARD.decode(key).map(|nonce| nonce.len()) != Ok(16) {
         return Err(BadRequest("`Sec-WebSocket-Key` is not 16 bytes in Base64"));
     }
-    let subprotocol = headers
-        .tokens("sec-websocket-protocol")
-        .find_map(Subprotocol::from_name)
-        .ok_or(BadRequest("`Sec-WebSocket-Protocol` names neither ringdesk.v1.bin nor ringdesk.v1.json"))?;
+    let subprotocol = headers.tokens("sec-websocket-protocol").find_map(Subprotocol::from_name);
     let origin = headers.one("origin")?.map(str::to_owned);
     Ok(Request { subprotocol, origin, host, taken: 0, accept: derive_accept_key(key.as_bytes()) })
 }

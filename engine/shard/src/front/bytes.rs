@@ -4,12 +4,12 @@
 use std::ops::ControlFlow;
 
 use ringdesk_protocol::json::{self, Document};
-use ringdesk_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
-use ringdesk_protocol::ws::{self, Decoder, Event, Opcode, Subprotocol};
+use ringdesk_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, WS_MESSAGE_BYTES_MAX};
+use ringdesk_protocol::ws::{Endpoint, Fed, Request, Socket, Stop, Subprotocol, Terms, UpgradeError};
 use ringdesk_protocol::{ClientMessage, Code, Header, WireError, frame};
 
-use super::Front;
 use super::connection::{Cutter, Phase};
+use super::Front;
 use crate::io::{ConnId, Output};
 use crate::mail::Mail;
 use crate::message::Transport;
@@ -43,9 +43,8 @@ impl Front {
     /// connection.
     pub(super) fn cut(&mut self, index: u32, bytes: &mut [u8], owner: &mut Owner, mail: &mut Mail<'_>) {
         match std::mem::replace(&mut self.at(index).cutter, Cutter::Lent) {
-            Cutter::Upgrade(upgrade) => self.cut_upgrade(index, upgrade, bytes, owner, mail),
             Cutter::Stream(carry) => self.cut_stream(index, carry, bytes, owner, mail),
-            Cutter::WebSocket(decoder) => self.cut_websocket(index, decoder, bytes, owner, mail),
+            Cutter::WebSocket(socket) => self.cut_websocket(index, socket, bytes, owner, mail),
             Cutter::Lent => panic!("the cutter of connection {index} is lent twice"),
         }
     }
@@ -55,44 +54,6 @@ impl Front {
         if let Some(Some(connection)) = self.connections.get_mut(index as usize) {
             connection.cutter = cutter;
         }
-    }
-
-    fn cut_upgrade(
-        &mut self,
-        index: u32,
-        mut upgrade: ws::Upgrade,
-        bytes: &mut [u8],
-        owner: &mut Owner,
-        mail: &mut Mail<'_>,
-    ) {
-        let request = match upgrade.feed(bytes) {
-            Ok(Some(request)) => request,
-            Ok(None) => return self.give_back(index, Cutter::Upgrade(upgrade)),
-            Err(error) => return self.refuse_upgrade(index, upgrade, error),
-        };
-        if !self.origin_allowed(request.origin.as_deref(), &request.host) {
-            return self.refuse_upgrade(index, upgrade, ws::UpgradeError::ForeignOrigin);
-        }
-        let connection = self.at(index);
-        request.response(&mut connection.outbox);
-        connection.transport = match request.subprotocol {
-            Subprotocol::Binary => Transport::WsBinary,
-            Subprotocol::Json => Transport::WsJson,
-        };
-        connection.cutter = Cutter::WebSocket(Decoder::server());
-        self.touch(index);
-        let rest = &mut bytes[request.taken..];
-        if !rest.is_empty() {
-            self.cut(index, rest, owner, mail);
-        }
-    }
-
-    fn refuse_upgrade(&mut self, index: u32, upgrade: ws::Upgrade, error: ws::UpgradeError) {
-        let connection = self.at(index);
-        connection.cutter = Cutter::Upgrade(upgrade);
-        error.response(&mut connection.outbox);
-        connection.closing = true;
-        self.touch(index);
     }
 
     /// Origins on the list, `*` for any, or with an empty list the host the request went to. A request without an
@@ -134,26 +95,17 @@ impl Front {
     fn cut_websocket(
         &mut self,
         index: u32,
-        mut decoder: Decoder,
+        mut socket: Socket,
         bytes: &mut [u8],
         owner: &mut Owner,
         mail: &mut Mail<'_>,
     ) {
-        let fed = decoder.feed(bytes, |event| self.on_event(index, event, owner, mail));
-        self.give_back(index, Cutter::WebSocket(decoder));
+        let fed = socket.feed(bytes, &mut Speaker { front: self, index, owner, mail });
+        self.give_back(index, Cutter::WebSocket(socket));
         match fed {
-            Ok(taken) => self.keep_unread(index, &bytes[taken..], owner, mail),
-            Err(error) => self.fail_websocket(index, error.close_code()),
+            Fed::Taken(taken) => self.keep_unread(index, &bytes[taken..], owner, mail),
+            Fed::Closing => self.at(index).closing = true,
         }
-    }
-
-    fn fail_websocket(&mut self, index: u32, close_code: u16) {
-        let connection = self.at(index);
-        if !connection.closing {
-            ws::encode::close(close_code, "", &mut connection.outbox);
-            connection.closing = true;
-        }
-        self.touch(index);
     }
 
     /// What follows a HELLO goes with the connection when it leaves, and is decoded here when it stays.
@@ -176,38 +128,6 @@ impl Front {
         }
         let mut rest = rest.to_vec();
         self.cut(index, &mut rest, owner, mail);
-    }
-
-    fn on_event(
-        &mut self,
-        index: u32,
-        event: Event<'_>,
-        owner: &mut Owner,
-        mail: &mut Mail<'_>,
-    ) -> ControlFlow<()> {
-        match event {
-            Event::Ping(payload) => {
-                ws::encode::message(Opcode::Pong, payload, &mut self.at(index).outbox);
-                self.touch(index);
-                self.flow(index)
-            }
-            Event::Pong(_) => ControlFlow::Continue(()),
-            Event::Close(code) => {
-                self.fail_websocket(index, code.unwrap_or(1000));
-                ControlFlow::Break(())
-            }
-            Event::Binary(payload) if self.at(index).transport == Transport::WsBinary => {
-                self.on_binary(index, payload, owner, mail)
-            }
-            Event::Text(text) if self.at(index).transport == Transport::WsJson => {
-                self.on_text(index, text, owner, mail)
-            }
-            // The other kind of message than the subprotocol says: RFC 6455 section 7.4.1, 1003.
-            Event::Binary(_) | Event::Text(_) => {
-                self.fail_websocket(index, 1003);
-                ControlFlow::Break(())
-            }
-        }
     }
 
     /// The frames of one binary message.
@@ -320,6 +240,57 @@ impl Front {
         connection.put(channel, tag, &message);
         self.touch(index);
         self.flow(index)
+    }
+}
+
+/// The terms of every WebSocket here.
+pub(super) const WEBSOCKET: Terms = Terms { message_bytes_max: WS_MESSAGE_BYTES_MAX as u32 };
+
+/// A connection as its WebSocket sees it.
+struct Speaker<'a, 'm> {
+    front: &'a mut Front,
+    index: u32,
+    owner: &'a mut Owner,
+    mail: &'a mut Mail<'m>,
+}
+
+impl Endpoint for Speaker<'_, '_> {
+    fn outbox(&mut self) -> &mut Vec<u8> {
+        self.front.touch(self.index);
+        &mut self.front.at(self.index).outbox
+    }
+
+    fn admit(&mut self, request: &Request) -> Result<Terms, UpgradeError> {
+        let transport = match request.subprotocol {
+            Some(Subprotocol::Binary) => Transport::WsBinary,
+            Some(Subprotocol::Json) => Transport::WsJson,
+            None => return Err(UpgradeError::NoSubprotocol),
+        };
+        if !self.front.origin_allowed(request.origin.as_deref(), &request.host) {
+            return Err(UpgradeError::ForeignOrigin);
+        }
+        self.front.at(self.index).transport = transport;
+        Ok(WEBSOCKET)
+    }
+
+    // Pongs wait in the outbox like everything else: a client that never reads them is not read either.
+    fn ponged(&mut self) -> ControlFlow<Stop> {
+        self.front.flow(self.index).map_break(|()| Stop::Pause)
+    }
+
+    // The other kind of message than the subprotocol says: RFC 6455 section 7.4.1, 1003.
+    fn text(&mut self, text: &str) -> ControlFlow<Stop> {
+        if self.front.at(self.index).transport != Transport::WsJson {
+            return ControlFlow::Break(Stop::Close(1003));
+        }
+        self.front.on_text(self.index, text, self.owner, self.mail).map_break(|()| Stop::Pause)
+    }
+
+    fn binary(&mut self, bytes: &[u8]) -> ControlFlow<Stop> {
+        if self.front.at(self.index).transport != Transport::WsBinary {
+            return ControlFlow::Break(Stop::Close(1003));
+        }
+        self.front.on_binary(self.index, bytes, self.owner, self.mail).map_break(|()| Stop::Pause)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ringdesk_desk::command::Caller;
 use ringdesk_desk::ids::{AgentId, ConversationId, DeviceId, SiteId};
-use ringdesk_protocol::ws::{self, Decoder, Opcode, Upgrade};
+use ringdesk_protocol::ws::{self, Opcode, Socket};
 use ringdesk_protocol::{Carry, Code, ServerMessage};
 
 use crate::io::ConnId;
@@ -17,12 +17,10 @@ const CHANNEL_AT: usize = 8;
 /// How the bytes of a connection are cut.
 #[derive(Debug)]
 pub enum Cutter {
-    /// HTTP upgrade request not complete yet.
-    Upgrade(Upgrade),
     /// Binary frames on the stream.
     Stream(Carry),
-    /// WebSocket frames.
-    WebSocket(Decoder),
+    /// HTTP upgrade request, then WebSocket frames.
+    WebSocket(Socket),
     /// Lent to the decoding loop.
     Lent,
 }
@@ -244,11 +242,12 @@ impl Connection {
             return;
         }
         let sentence = code.sentence(ringdesk_protocol::Language::English);
-        if !matches!(self.cutter, Cutter::Upgrade(_)) {
+        // Before the upgrade is answered no frame may be sent.
+        if !matches!(&self.cutter, Cutter::WebSocket(socket) if !socket.is_open()) {
             self.put(0, 0, &ServerMessage::Goodbye { code, retry_after_ms, sentence });
-        }
-        if self.transport != Transport::Stream && !matches!(self.cutter, Cutter::Upgrade(_)) {
-            ws::encode::close(ws::close_code_of(code), code.name(), &mut self.outbox);
+            if self.transport != Transport::Stream {
+                ws::encode::close(ws::close_code_of(code), code.name(), &mut self.outbox);
+            }
         }
         self.closing = true;
     }
@@ -288,7 +287,8 @@ mod tests {
     #[test]
     fn json_clients_get_text_with_the_channel() {
         let id = ConnId { index: 1, generation: 1 };
-        let mut connection = Connection::new(id, Transport::WsJson, Cutter::WebSocket(Decoder::server()), 0);
+        let cutter = Cutter::WebSocket(Socket::open(crate::front::bytes::WEBSOCKET));
+        let mut connection = Connection::new(id, Transport::WsJson, cutter, 0);
         connection.put(0, 9, &ServerMessage::Pong { nonce: 1 });
         let text = std::str::from_utf8(&connection.outbox[2..]).unwrap();
         assert!(text.contains("\"type\":\"pong\"") && text.contains("\"tag\":9"), "{text}");

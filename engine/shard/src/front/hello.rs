@@ -3,10 +3,11 @@
 
 use ringdesk_desk::ids::{ConversationId, DeviceId};
 use ringdesk_protocol::limits::{FRAME_BYTES_MAX, VERSION, negotiate};
-use ringdesk_protocol::ws::Decoder;
+use ringdesk_protocol::ws::Socket;
 use ringdesk_protocol::{Carry, Code, Cursor, Role, ServerMessage};
 
 use super::Front;
+use super::bytes::WEBSOCKET;
 use super::connection::{Connection, Cutter, Flow, Listen, Phase, Ready, Session};
 use crate::ask::Want;
 use crate::io::{ConnId, Output};
@@ -86,7 +87,7 @@ impl Front {
     pub fn handed_over(&mut self, id: ConnId, state: HandOver, owner: &mut Owner, mail: &mut Mail<'_>) {
         let cutter = match state.transport {
             Transport::Stream => Cutter::Stream(Carry::new()),
-            Transport::WsBinary | Transport::WsJson => Cutter::WebSocket(Decoder::server()),
+            Transport::WsBinary | Transport::WsJson => Cutter::WebSocket(Socket::open(WEBSOCKET)),
         };
         self.insert(Connection::new(id, state.transport, cutter, self.now_s));
         if self.draining_since_s.is_some() {

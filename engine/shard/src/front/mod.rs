@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ringdesk_desk::command::Caller;
-use ringdesk_protocol::ws::Upgrade;
+use ringdesk_protocol::ws::Socket;
 use ringdesk_protocol::{Carry, Code};
 
 use crate::ask::{Ask, Want};
@@ -136,7 +136,7 @@ impl Front {
     pub fn accepted(&mut self, id: ConnId, listener: ListenerKind, mail: &mut Mail<'_>) {
         let (transport, cutter) = match listener {
             ListenerKind::Binary => (Transport::Stream, Cutter::Stream(Carry::new())),
-            ListenerKind::WebSocket => (Transport::WsJson, Cutter::Upgrade(Upgrade::new())),
+            ListenerKind::WebSocket => (Transport::WsJson, Cutter::WebSocket(Socket::new())),
         };
         self.insert(Connection::new(id, transport, cutter, self.now_s));
         if self.draining_since_s.is_some()
