@@ -35,7 +35,7 @@ need = command -v $(1) >/dev/null \
 # Toolchains are not in a distribution's packages in the version needed.
 need_toolchain = command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help run test check fmt clippy tidy web web-test browser-test build bench hold storm stalled slowloris limit crash sim long loom miri deny package clean tools
+.PHONY: help run test check fmt clippy tidy web web-test browser-test build bench autobahn hold storm stalled slowloris limit crash sim long loom miri deny package clean tools
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -116,6 +116,10 @@ slowloris: build ## 10,000 connections at one byte in ten seconds: what others n
 limit: build ## the engine as a share of a raw relay in the same run (JSON=FILE)
 	$(CARGO) build $(LOCKED) --release -p ringdesk-bench
 	$(RELEASE)/ringbench limit --server $(RELEASE)/ringdeskd $(if $(JSON),--json $(JSON))
+autobahn: tools ## Autobahn|Testsuite against the WebSocket echo on the shipped reactor (writes docs/AUTOBAHN.md)
+	@$(call need,python3,python3)
+	$(CARGO) build $(LOCKED) --release -p ringdesk-uring --example websocket_echo
+	tools/autobahn/run.py $(RELEASE)/examples/websocket_echo $(TARGET)/autobahn docs/AUTOBAHN.md
 
 crash: build ## kill -9 under load, CYCLES=20 times, against a ledger kept outside the server
 	$(CARGO) build $(LOCKED) --release -p ringdesk-bench
