@@ -10,6 +10,7 @@ SEEDS ?= 10000
 CYCLES ?= 20
 CASES ?= 20000
 BENCH_SECONDS ?= 10
+AUTOBAHN ?=
 CONNECTIONS ?= 20000
 TRANSPORT ?= binary
 JSON ?=
@@ -116,10 +117,13 @@ slowloris: build ## 10,000 connections at one byte in ten seconds: what others n
 limit: build ## the engine as a share of a raw relay in the same run (JSON=FILE)
 	$(CARGO) build $(LOCKED) --release -p ringdesk-bench
 	$(RELEASE)/ringbench limit --server $(RELEASE)/ringdeskd $(if $(JSON),--json $(JSON))
-autobahn: tools ## Autobahn|Testsuite against the WebSocket echo on the shipped reactor (writes docs/AUTOBAHN.md)
+
+# The suite's cases as patterns, by default the 301 core ones; AUTOBAHN='*' adds the 216 of permessage-deflate.
+autobahn: tools ## Autobahn|Testsuite against the WebSocket echo (AUTOBAHN='*'; writes docs/AUTOBAHN.md)
 	@$(call need,python3,python3)
 	$(CARGO) build $(LOCKED) --release -p ringdesk-uring --example websocket_echo
-	tools/autobahn/run.py $(RELEASE)/examples/websocket_echo $(TARGET)/autobahn docs/AUTOBAHN.md
+	tools/autobahn/run.py $(RELEASE)/examples/websocket_echo $(TARGET)/autobahn docs/AUTOBAHN.md \
+		$(foreach case,$(AUTOBAHN),'$(case)')
 
 crash: build ## kill -9 under load, CYCLES=20 times, against a ledger kept outside the server
 	$(CARGO) build $(LOCKED) --release -p ringdesk-bench

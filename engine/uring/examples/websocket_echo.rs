@@ -2,14 +2,17 @@
 //! the smallest possible shard between them. `make autobahn` runs the suite against it.
 //!
 //! `websocket_echo [LISTEN] [MESSAGE_BYTES_MAX]`: listens on LISTEN (`127.0.0.1:9001`; path `/ws`), takes messages of
-//! up to MESSAGE_BYTES_MAX bytes (16 MiB), asks for no subprotocol and no origin. Prints one line when it listens.
+//! up to MESSAGE_BYTES_MAX bytes (16 MiB), asks for no subprotocol and no origin, agrees to permessage-deflate. Prints
+//! one line when it listens.
 
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 
-use ringdesk_protocol::ws::{Endpoint, Fed, Opcode, Request, Socket, Stop, Terms, UpgradeError, encode};
+use ringdesk_protocol::ws::{
+    Deflate, Deflater, Endpoint, Fed, Opcode, Request, Socket, Stop, Terms, UpgradeError, encode,
+};
 use ringdesk_ring::mesh;
 use ringdesk_shard::io::{ConnId, Input, Inputs, ListenerKind, Now, Output, Outputs};
 use ringdesk_shard::message::ShardMessage;
@@ -27,11 +30,14 @@ const WAITING_MESSAGES: usize = 4;
 struct Echo {
     terms: Terms,
     peers: BTreeMap<ConnId, Peer>,
+    deflater: Deflater,
 }
 
+#[derive(Default)]
 struct Peer {
     socket: Socket,
-    mouth: Mouth,
+    agreed: Option<Deflate>,
+    outbox: Vec<u8>,
     /// A send is out; what is said meanwhile waits.
     sending: bool,
     /// Closes when its last bytes are out.
@@ -39,25 +45,31 @@ struct Peer {
 }
 
 /// What says everything twice.
-struct Mouth {
+struct Mouth<'a> {
     terms: Terms,
-    outbox: Vec<u8>,
+    agreed: &'a mut Option<Deflate>,
+    outbox: &'a mut Vec<u8>,
+    deflater: &'a mut Deflater,
 }
 
-impl Mouth {
+impl Mouth<'_> {
     fn say(&mut self, opcode: Opcode, payload: &[u8]) -> ControlFlow<Stop> {
-        encode::message(opcode, payload, &mut self.outbox);
+        match *self.agreed {
+            Some(agreed) => self.deflater.message(agreed, opcode, payload, self.outbox),
+            None => encode::message(opcode, payload, self.outbox),
+        }
         self.ponged()
     }
 }
 
-impl Endpoint for Mouth {
+impl Endpoint for Mouth<'_> {
     fn outbox(&mut self) -> &mut Vec<u8> {
-        &mut self.outbox
+        self.outbox
     }
 
-    fn admit(&mut self, _request: &Request) -> Result<Terms, UpgradeError> {
-        Ok(self.terms)
+    fn admit(&mut self, request: &Request) -> Result<Terms, UpgradeError> {
+        *self.agreed = request.deflate;
+        Ok(Terms { deflate: request.deflate, ..self.terms })
     }
 
     fn ponged(&mut self) -> ControlFlow<Stop> {
@@ -79,17 +91,20 @@ impl Endpoint for Mouth {
 impl Echo {
     fn received(&mut self, conn: ConnId, bytes: &mut [u8]) {
         let peer = self.peers.get_mut(&conn).expect("an open connection");
-        if !peer.closing {
-            peer.closing = peer.socket.feed(bytes, &mut peer.mouth) == Fed::Closing;
+        if peer.closing {
+            return;
         }
+        let (terms, deflater) = (self.terms, &mut self.deflater);
+        let mut mouth = Mouth { terms, agreed: &mut peer.agreed, outbox: &mut peer.outbox, deflater };
+        peer.closing = peer.socket.feed(bytes, &mut mouth) == Fed::Closing;
     }
 
     /// Sends what waits; closes what is done.
     fn flush(&mut self, conn: ConnId, outputs: &mut Outputs) {
         let Some(peer) = self.peers.get_mut(&conn).filter(|peer| !peer.sending) else { return };
-        if !peer.mouth.outbox.is_empty() {
+        if !peer.outbox.is_empty() {
             peer.sending = true;
-            outputs.events.push(Output::Send { conn, buffer: std::mem::take(&mut peer.mouth.outbox) });
+            outputs.events.push(Output::Send { conn, buffer: std::mem::take(&mut peer.outbox) });
         } else if peer.closing {
             self.peers.remove(&conn);
             outputs.events.push(Output::Close { conn });
@@ -102,9 +117,7 @@ impl Turn for Echo {
         for event in inputs.events.drain(..) {
             let conn = match event {
                 Input::Accepted { conn, .. } => {
-                    let mouth = Mouth { terms: self.terms, outbox: Vec::new() };
-                    let peer = Peer { socket: Socket::new(), mouth, sending: false, closing: false };
-                    self.peers.insert(conn, peer);
+                    self.peers.insert(conn, Peer::default());
                     outputs.events.push(Output::Receive { conn, once: false });
                     continue;
                 }
@@ -136,7 +149,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let address: SocketAddr = arguments.next().unwrap_or_else(|| "127.0.0.1:9001".to_owned()).parse()?;
     let message_bytes_max = arguments.next().map_or(Ok(16 << 20), |text| text.parse())?;
-    let terms = Terms { message_bytes_max };
+    let terms = Terms { message_bytes_max, deflate: None };
 
     let listening = listen::open(&Address::Tcp(address), 1)?;
     let mut config = SysConfig::new(0, std::env::temp_dir());
@@ -144,7 +157,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let kernel = SysKernel::open(&config, Fleet::new(1)?, listening.sockets)
         .map_err(|error| format!("io_uring cannot be used here: {error:?}"))?;
     let port = mesh::<ShardMessage>(1, 64).pop().expect("a mesh of one");
-    let echo = Echo { terms, peers: BTreeMap::new() };
+    let echo = Echo { terms, peers: BTreeMap::new(), deflater: Deflater::new() };
     let mut reactor = Reactor::new(kernel, echo, port, &[ListenerKind::WebSocket], Limits::default());
     println!("ws://{}/ws echoes messages of up to {message_bytes_max} bytes", listening.endpoint);
     let end = reactor.run(&mut HostClock::start(), SPIN_DEFAULT, &mut |_news| ControlFlow::Continue(()));

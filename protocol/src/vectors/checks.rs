@@ -201,8 +201,9 @@ fn websocket_streams() -> Vec<(&'static str, Vec<u8>)> {
 /// The events of a client's stream as JSON, and the close code of the error that ends it.
 fn judge_stream(bytes: &[u8]) -> (String, String) {
     let mut events = Vec::new();
-    let outcome =
-        Decoder::server(crate::limits::WS_MESSAGE_BYTES_MAX as u32).feed(&mut bytes.to_vec(), |event| {
+    let outcome = Decoder::server(crate::limits::WS_MESSAGE_BYTES_MAX as u32, None).feed(
+        &mut bytes.to_vec(),
+        |event| {
             events.push(match event {
                 Event::Text(text) => format!("{{\"text\":{}}}", quote(text)),
                 Event::Binary(bytes) => format!("{{\"binary\":\"{}\"}}", hex(bytes)),
@@ -213,7 +214,8 @@ fn judge_stream(bytes: &[u8]) -> (String, String) {
                 }
             });
             ControlFlow::Continue(())
-        });
+        },
+    );
     let error = outcome.err().map_or("null".to_owned(), |error| error.close_code().to_string());
     (format!("[{}]", events.join(",")), error)
 }

@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 
 use super::close::is_valid_close_code;
+use super::deflate::{self, Deflate};
 use super::head::{self, CONTROL_BYTES_MAX, HEAD_BYTES_MAX, Head, Opcode, WsError};
 
 /// What a WebSocket stream says.
@@ -27,6 +28,7 @@ pub struct Decoder {
     partial: Option<Box<Partial>>,
     message_bytes_max: u32,
     masked: bool,
+    deflate: Option<Deflate>,
     end: End,
 }
 
@@ -48,6 +50,8 @@ struct Partial {
     frame: Option<(Head, usize)>,
     /// Set from the first fragment to the last.
     message: Option<Opcode>,
+    /// The message is inflated when it is whole.
+    compressed: bool,
     /// Payload of the message so far.
     payload: Vec<u8>,
     /// Bytes of a text payload known to be whole UTF-8 characters.
@@ -57,18 +61,24 @@ struct Partial {
 }
 
 impl Decoder {
-    /// The server's side: frames must be masked. `message_bytes_max`: most payload bytes of one message.
-    pub const fn server(message_bytes_max: u32) -> Self {
-        Self::new(true, message_bytes_max)
+    /// The server's side: frames must be masked. `message_bytes_max`: most payload bytes of one message, as sent and
+    /// as inflated. With `deflate` messages may come compressed.
+    pub const fn server(message_bytes_max: u32, deflate: Option<Deflate>) -> Self {
+        Self::new(true, message_bytes_max, deflate)
     }
 
     /// A client's side: frames must not be masked. Pages in JSON can be long; the client sets its own bound.
     pub const fn client(message_bytes_max: u32) -> Self {
-        Self::new(false, message_bytes_max)
+        Self::new(false, message_bytes_max, None)
     }
 
-    const fn new(masked: bool, message_bytes_max: u32) -> Self {
-        Self { partial: None, message_bytes_max, masked, end: End::Open }
+    const fn new(masked: bool, message_bytes_max: u32, deflate: Option<Deflate>) -> Self {
+        Self { partial: None, message_bytes_max, masked, deflate, end: End::Open }
+    }
+
+    /// The compression that was agreed.
+    pub fn deflate(&self) -> Option<Deflate> {
+        self.deflate
     }
 
     /// True if no message, frame or head is incomplete. Then no heap memory is held.
@@ -125,10 +135,10 @@ impl Decoder {
         input: &mut [u8],
         visit: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<(usize, ControlFlow<()>), WsError> {
-        if let Some((head, head_bytes)) = head::parse(input, self.masked)? {
+        if let Some((head, head_bytes)) = head::parse(input, self.masked, self.deflate.is_some())? {
             self.check(&head, None, 0)?;
             let end = head_bytes as u64 + head.length;
-            if head.last && end <= input.len() as u64 {
+            if head.last && !head.compressed && end <= input.len() as u64 {
                 let payload = &mut input[head_bytes..end as usize];
                 if let Some(mask) = head.mask {
                     head::apply_mask(payload, mask, 0);
@@ -179,7 +189,8 @@ impl Decoder {
         let (head, mut done) = match partial.frame {
             Some(frame) => frame,
             None => {
-                let Some(head) = partial.read_head(input, self.masked, &mut taken)? else {
+                let deflate = self.deflate.is_some();
+                let Some(head) = partial.read_head(input, (self.masked, deflate), &mut taken)? else {
                     self.partial = Some(partial);
                     return Ok((taken, ControlFlow::Continue(())));
                 };
@@ -221,6 +232,10 @@ impl Decoder {
             return Ok(ControlFlow::Continue(()));
         }
         let opcode = partial.message.expect("the last fragment belongs to a message");
+        if partial.compressed {
+            let payload = std::mem::take(&mut partial.payload);
+            partial.payload = deflate::inflate(payload, self.message_bytes_max as usize)?;
+        }
         let event = event_of(opcode, &partial.payload)?;
         Ok(self.tell(event, visit))
     }
@@ -228,12 +243,17 @@ impl Decoder {
 
 impl Partial {
     /// Collects head bytes. The bytes go in one by one, since only the head tells its own length.
-    fn read_head(&mut self, input: &[u8], masked: bool, taken: &mut usize) -> Result<Option<Head>, WsError> {
+    fn read_head(
+        &mut self,
+        input: &[u8],
+        (masked, deflate): (bool, bool),
+        taken: &mut usize,
+    ) -> Result<Option<Head>, WsError> {
         for &byte in input {
             self.head[self.head_bytes] = byte;
             self.head_bytes += 1;
             *taken += 1;
-            if let Some((head, _)) = head::parse(&self.head[..self.head_bytes], masked)? {
+            if let Some((head, _)) = head::parse(&self.head[..self.head_bytes], masked, deflate)? {
                 self.head_bytes = 0;
                 return Ok(Some(head));
             }
@@ -245,11 +265,12 @@ impl Partial {
     fn start(&mut self, head: &Head) {
         if !head.opcode.is_control() && self.message.is_none() {
             self.message = Some(head.opcode);
+            self.compressed = head.compressed;
         }
     }
 
     /// Takes payload bytes of the current frame, `done` bytes into it. Invalid text is found at once, not at the
-    /// end of the message.
+    /// end of the message, unless it is compressed.
     fn append(&mut self, head: &Head, done: usize, bytes: &mut [u8]) -> Result<(), WsError> {
         if let Some(mask) = head.mask {
             head::apply_mask(bytes, mask, done);
@@ -260,7 +281,7 @@ impl Partial {
             return Ok(());
         }
         self.payload.extend_from_slice(bytes);
-        if self.message == Some(Opcode::Text) {
+        if self.message == Some(Opcode::Text) && !self.compressed {
             self.checked += match std::str::from_utf8(&self.payload[self.checked..]) {
                 Ok(text) => text.len(),
                 Err(error) if error.error_len().is_none() => error.valid_up_to(),

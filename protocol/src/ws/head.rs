@@ -43,7 +43,7 @@ impl Opcode {
 /// Why a peer's bytes are no WebSocket stream. Ends the connection with [`WsError::close_code`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WsError {
-    /// A reserved bit is set; no extension was negotiated.
+    /// A reserved bit is set that no negotiated extension gives a meaning here.
     ReservedBits,
     /// A reserved opcode.
     ReservedOpcode,
@@ -61,13 +61,15 @@ pub enum WsError {
     NotUtf8,
     /// A close frame of one byte, or with a code that may not be sent.
     BadClose,
+    /// A compressed message that cannot be inflated.
+    BadDeflate,
 }
 
 impl WsError {
     /// The close code to answer with: 1002, 1007 or 1009.
     pub fn close_code(self) -> u16 {
         match self {
-            WsError::NotUtf8 => 1007,
+            WsError::NotUtf8 | WsError::BadDeflate => 1007,
             WsError::TooLarge => 1009,
             _ => 1002,
         }
@@ -86,6 +88,7 @@ impl fmt::Display for WsError {
             WsError::TooLarge => "The WebSocket message is too long.",
             WsError::NotUtf8 => "The WebSocket text is not valid UTF-8.",
             WsError::BadClose => "The WebSocket close frame is not valid.",
+            WsError::BadDeflate => "The compressed WebSocket message cannot be inflated.",
         })
     }
 }
@@ -101,21 +104,28 @@ pub(super) const CONTROL_BYTES_MAX: usize = 125;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Head {
     pub(super) last: bool,
+    /// The first frame of a compressed message.
+    pub(super) compressed: bool,
     pub(super) opcode: Opcode,
     pub(super) mask: Option<[u8; 4]>,
     pub(super) length: u64,
 }
 
 /// Reads the head at the start of `bytes`, and its length; `None` while it is incomplete. The checks come in the
-/// order of the bytes, so that the error found does not depend on how the bytes were cut.
-pub(super) fn parse(bytes: &[u8], masked: bool) -> Result<Option<(Head, usize)>, WsError> {
+/// order of the bytes, so that the error found does not depend on how the bytes were cut. `deflate`: whether messages
+/// may be compressed.
+pub(super) fn parse(bytes: &[u8], masked: bool, deflate: bool) -> Result<Option<(Head, usize)>, WsError> {
     let Some((&[first, second], rest)) = bytes.split_first_chunk() else {
         return Ok(None);
     };
-    if first & 0x70 != 0 {
+    let compressed = first & 0x70 == 0x40 && deflate;
+    if first & 0x70 != 0 && !compressed {
         return Err(WsError::ReservedBits);
     }
     let opcode = Opcode::from_number(first & 0x0F).ok_or(WsError::ReservedOpcode)?;
+    if compressed && !matches!(opcode, Opcode::Text | Opcode::Binary) {
+        return Err(WsError::ReservedBits);
+    }
     let last = first & 0x80 != 0;
     if masked != (second & 0x80 != 0) {
         return Err(WsError::WrongMask);
@@ -132,7 +142,7 @@ pub(super) fn parse(bytes: &[u8], masked: bool) -> Result<Option<(Head, usize)>,
         (true, Some((mask, rest))) => (Some(*mask), rest),
         (true, None) => return Ok(None),
     };
-    Ok(Some((Head { last, opcode, mask, length }, bytes.len() - rest.len())))
+    Ok(Some((Head { last, compressed, opcode, mask, length }, bytes.len() - rest.len())))
 }
 
 fn parse_length(short: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, WsError> {

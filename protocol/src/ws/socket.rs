@@ -7,6 +7,7 @@
 use std::ops::ControlFlow;
 
 use super::decoder::{Decoder, Event};
+use super::deflate::Deflate;
 use super::encode;
 use super::head::Opcode;
 use super::upgrade::{Request, Upgrade, UpgradeError};
@@ -16,6 +17,8 @@ use super::upgrade::{Request, Upgrade, UpgradeError};
 pub struct Terms {
     /// Most payload bytes of one message, over all its fragments. More is answered with close code 1009.
     pub message_bytes_max: u32,
+    /// Compression, if the client offered it and the endpoint wants it.
+    pub deflate: Option<Deflate>,
 }
 
 /// Why an endpoint takes no further message from this input.
@@ -78,12 +81,20 @@ impl Socket {
 
     /// A connection that was upgraded elsewhere and is between messages.
     pub const fn open(terms: Terms) -> Self {
-        Socket::Open(Decoder::server(terms.message_bytes_max))
+        Socket::Open(Decoder::server(terms.message_bytes_max, terms.deflate))
     }
 
     /// Whether the upgrade is done, so that frames may be sent.
     pub fn is_open(&self) -> bool {
         matches!(self, Socket::Open(_))
+    }
+
+    /// The compression that was agreed.
+    pub fn deflate(&self) -> Option<Deflate> {
+        match self {
+            Socket::Upgrade(_) => None,
+            Socket::Open(decoder) => decoder.deflate(),
+        }
     }
 
     /// Heap memory held, in bytes: 0 between messages.
@@ -107,7 +118,7 @@ impl Socket {
                 Ok(terms) => terms,
                 Err(error) => return refuse(error, endpoint),
             };
-            request.response(endpoint.outbox());
+            request.response(terms.deflate, endpoint.outbox());
             taken = request.taken;
             *self = Socket::open(terms);
         }

@@ -18,7 +18,11 @@ impl Endpoint for Echo {
 
     fn admit(&mut self, request: &Request) -> Result<Terms, UpgradeError> {
         assert_eq!(request.host, "chat.example");
-        if self.refuse { Err(UpgradeError::ForeignOrigin) } else { Ok(Terms { message_bytes_max: 10 }) }
+        if self.refuse {
+            Err(UpgradeError::ForeignOrigin)
+        } else {
+            Ok(Terms { message_bytes_max: 10, deflate: None })
+        }
     }
 
     fn ponged(&mut self) -> ControlFlow<Stop> {

@@ -54,7 +54,7 @@ fn feed_in_pieces(mut decoder: Decoder, bytes: &[u8], cuts: &[usize]) -> (Vec<Se
 }
 
 fn server(bytes: &[u8]) -> (Vec<Seen>, Option<WsError>) {
-    feed_in_pieces(Decoder::server(WS_MESSAGE_BYTES_MAX as u32), bytes, &[])
+    feed_in_pieces(Decoder::server(WS_MESSAGE_BYTES_MAX as u32, None), bytes, &[])
 }
 
 /// One client frame with any head bits.
@@ -95,9 +95,9 @@ proptest! {
         let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
         places.sort_unstable();
         let whole = server(&bytes);
-        prop_assert_eq!(&feed_in_pieces(Decoder::server(WS_MESSAGE_BYTES_MAX as u32), &bytes, &places), &whole);
+        prop_assert_eq!(&feed_in_pieces(Decoder::server(WS_MESSAGE_BYTES_MAX as u32, None), &bytes, &places), &whole);
         let each: Vec<usize> = (0..bytes.len()).collect();
-        prop_assert_eq!(&feed_in_pieces(Decoder::server(WS_MESSAGE_BYTES_MAX as u32), &bytes, &each), &whole);
+        prop_assert_eq!(&feed_in_pieces(Decoder::server(WS_MESSAGE_BYTES_MAX as u32, None), &bytes, &each), &whole);
     }
 
     #[test]
@@ -255,7 +255,7 @@ fn bad_text_is_found_before_the_message_ends() {
 
 #[test]
 fn nothing_is_held_between_messages_nor_read_after_a_close() {
-    let mut decoder = Decoder::server(WS_MESSAGE_BYTES_MAX as u32);
+    let mut decoder = Decoder::server(WS_MESSAGE_BYTES_MAX as u32, None);
     let bytes = [raw(0x01, "汉".as_bytes()), raw(0x89, b"p"), raw(0x80, b"b")].concat();
     for byte in &bytes {
         decoder.feed(&mut [*byte], |_| ControlFlow::Continue(())).expect("good frames");
@@ -270,7 +270,7 @@ fn breaking_off_leaves_the_rest_untouched() {
     let first = raw(0x82, b"hello");
     let bytes = [first.clone(), raw(0x82, b"next")].concat();
     for cut in 0..first.len() {
-        let mut decoder = Decoder::server(WS_MESSAGE_BYTES_MAX as u32);
+        let mut decoder = Decoder::server(WS_MESSAGE_BYTES_MAX as u32, None);
         let mut head = bytes[..cut].to_vec();
         assert_eq!(decoder.feed(&mut head, |_| ControlFlow::Break(())), Ok(cut));
         let mut rest = bytes[cut..].to_vec();
@@ -304,7 +304,7 @@ fn a_good_request_is_taken_at_every_cut_and_answered() {
         assert_eq!(request.host, "chat.example");
         assert_eq!(&text[before + request.taken..], "frames follow");
         let mut answer = Vec::new();
-        request.response(&mut answer);
+        request.response(None, &mut answer);
         // The accept key is that of RFC 6455 section 1.3.
         assert!(
             String::from_utf8_lossy(&answer)

@@ -5,6 +5,7 @@ use std::fmt;
 use base64::Engine as _;
 use tungstenite::handshake::derive_accept_key;
 
+use super::deflate::Deflate;
 use crate::code::Code;
 use crate::limits::UPGRADE_BYTES_MAX;
 
@@ -41,6 +42,8 @@ impl Subprotocol {
 pub struct Request {
     /// The first of the client's subprotocols that the server speaks; `None` if it asked for no such.
     pub subprotocol: Option<Subprotocol>,
+    /// The first compression offered that the server could agree to; it is for the endpoint to want it.
+    pub deflate: Option<Deflate>,
     /// The `Origin` header: browsers always send it, others need not.
     pub origin: Option<String>,
     /// The `Host` header.
@@ -51,8 +54,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// Appends the 101 response.
-    pub fn response(&self, out: &mut Vec<u8>) {
+    /// Appends the 101 response, which agrees to `deflate`.
+    pub fn response(&self, deflate: Option<Deflate>, out: &mut Vec<u8>) {
         let text = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: {}\r\n",
@@ -61,6 +64,9 @@ impl Request {
         out.extend_from_slice(text.as_bytes());
         if let Some(subprotocol) = self.subprotocol {
             out.extend_from_slice(format!("Sec-WebSocket-Protocol: {}\r\n", subprotocol.name()).as_bytes());
+        }
+        if let Some(deflate) = deflate {
+            out.extend_from_slice(format!("Sec-WebSocket-Extensions: {}\r\n", deflate.answer()).as_bytes());
         }
         out.extend_from_slice(b"\r\n");
     }
@@ -258,8 +264,9 @@ fn negotiate(headers: &Headers<'_>) -> Result<Request, UpgradeError> {
         return Err(BadRequest("`Sec-WebSocket-Key` is not 16 bytes in Base64"));
     }
     let subprotocol = headers.tokens("sec-websocket-protocol").find_map(Subprotocol::from_name);
+    let deflate = headers.tokens("sec-websocket-extensions").find_map(Deflate::of_offer);
     let origin = headers.one("origin")?.map(str::to_owned);
-    Ok(Request { subprotocol, origin, host, taken: 0, accept: derive_accept_key(key.as_bytes()) })
+    Ok(Request { subprotocol, deflate, origin, host, taken: 0, accept: derive_accept_key(key.as_bytes()) })
 }
 
 struct Headers<'a>(&'a [httparse::Header<'a>]);

@@ -8,8 +8,8 @@ use ringdesk_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, WS_MESSAGE_BYT
 use ringdesk_protocol::ws::{Endpoint, Fed, Request, Socket, Stop, Subprotocol, Terms, UpgradeError};
 use ringdesk_protocol::{ClientMessage, Code, Header, WireError, frame};
 
-use super::connection::{Cutter, Phase};
 use super::Front;
+use super::connection::{Cutter, Phase};
 use crate::io::{ConnId, Output};
 use crate::mail::Mail;
 use crate::message::Transport;
@@ -244,7 +244,7 @@ impl Front {
 }
 
 /// The terms of every WebSocket here.
-pub(super) const WEBSOCKET: Terms = Terms { message_bytes_max: WS_MESSAGE_BYTES_MAX as u32 };
+pub(super) const WEBSOCKET: Terms = Terms { message_bytes_max: WS_MESSAGE_BYTES_MAX as u32, deflate: None };
 
 /// A connection as its WebSocket sees it.
 struct Speaker<'a, 'm> {
