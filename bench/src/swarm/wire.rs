@@ -159,7 +159,7 @@ mod tests {
         request(&mut asked);
         let request =
             ringdesk_protocol::ws::Upgrade::default().feed(&asked).expect("in order").expect("whole");
-        request.response(&mut out);
+        request.response(None, &mut out);
         encode::message(Opcode::Ping, b"are you there", &mut out);
         encode::message(Opcode::Binary, &frames(), &mut out);
         encode::message(Opcode::Pong, b"", &mut out);
@@ -185,7 +185,7 @@ mod tests {
     fn what_is_wrapped_is_what_a_server_reads() {
         let mut out = Vec::new();
         Wire::WebSocket.wrap(&frames(), &mut out);
-        let mut decoder = ringdesk_protocol::ws::Decoder::server();
+        let mut decoder = ringdesk_protocol::ws::Decoder::server(1 << 20, None);
         let mut heard = Vec::new();
         decoder
             .feed(&mut out, |event: ringdesk_protocol::ws::Event<'_>| {
