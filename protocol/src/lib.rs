@@ -1,8 +1,8 @@
 //! Ringdesk wire format v1: frames, messages, JSON form, WebSocket, slots. Sans-IO.
 //!
-//! Order of the layers, as bytes pass through them: socket bytes -> [`ws`] (browsers only) -> [`frame`] (binary)
-//! or [`json`] (text) -> [`message`]. Nothing here owns a connection: every decoder is a plain value that is fed
-//! bytes and keeps heap memory only while a message is incomplete. `docs/WIRE.md` is the same for other languages,
+//! Order of the layers, as bytes pass through them: socket bytes -> [`proxy`] (behind a front proxy only) -> [`ws`]
+//! (browsers only) -> [`frame`] (binary) or [`json`] (text) -> [`message`]. Nothing here owns a connection: every
+//! decoder is a plain value that is fed bytes and keeps heap memory only while a message is incomplete. `docs/WIRE.md` is the same for other languages,
 //! and `vectors/` holds the bytes both are checked against.
 
 pub mod code;
@@ -11,6 +11,7 @@ pub mod frame;
 pub mod json;
 pub mod limits;
 pub mod message;
+pub mod proxy;
 #[cfg(test)]
 mod samples;
 pub mod slot;
