@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use ringdesk_desk::Limits;
 use ringdesk_persist::{Geometry, LogId, Meta};
 use ringdesk_shard::OwnerConfig;
-use ringdesk_shard::io::{Control, ListenerKind};
+use ringdesk_shard::io::{Control, ListenerKind, Speaks};
 use ringdesk_shard::router::Router;
 use ringdesk_uring::host::{available_cores, raise_descriptor_limit};
 use ringdesk_uring::listen::{self, Endpoint, local_address};
@@ -30,12 +30,13 @@ use tokio::sync::mpsc;
 use self::backend::Backend;
 pub use self::error::BootError;
 use self::folder::Lock;
-use crate::config::{Config, Overrides, SHARDS_MAX, TICKET_LIFETIME_S_MAX};
-use crate::control::plane::{Addresses, Parts, Plane, connections_of_one, now_s, settings};
+use crate::config::{Config, ConfigError, Fixed, ListenerName, Overrides, SHARDS_MAX, TICKET_LIFETIME_S_MAX};
+use crate::control::plane::{Addresses, Parts, Plane, Secrets, connections_of_one, now_s, settings};
 use crate::control::shards::{Post, Shards};
 use crate::control::{self, Ended};
 use crate::directory::{Directory, RedbDirectory, Seed};
 use crate::secrets::{self, hex, random_bytes};
+use crate::tls::Certificate;
 use crate::{demo, journal, say};
 
 /// Entries of a descriptor table kept free for connections handed over by other shards.
@@ -54,6 +55,7 @@ struct Booted {
     nothing_moved: bool,
     endpoints: Vec<(ListenerKind, &'static str, Endpoint)>,
     http: TcpListener,
+    certificate: Option<Certificate>,
     directory: Arc<dyn Directory>,
     first_start: bool,
     backend: Backend,
@@ -109,14 +111,13 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
     };
     let entries = backend.entries(wanted, descriptors, shards);
 
+    let certificate = config.live.tls.as_ref().map(Certificate::load).transpose();
+    let certificate = certificate.map_err(|error| {
+        let sentence = format!("leads to what cannot be used: {error}");
+        ConfigError::Value { key: "tls.certificate", sentence }
+    })?;
     let fixed = &config.fixed;
-    let mut endpoints = vec![
-        (ListenerKind::Binary, "listen.binary", Endpoint::Tcp(fixed.listen_binary)),
-        (ListenerKind::WebSocket, "listen.websocket", Endpoint::Tcp(fixed.listen_websocket)),
-    ];
-    if let Some(path) = &fixed.listen_unix {
-        endpoints.push((ListenerKind::Binary, "listen.unix", Endpoint::Unix(path.clone())));
-    }
+    let mut endpoints = endpoints(fixed);
     // A taken address is told before the replay. The sockets that serve are opened after it, so that no client hangs
     // in their backlogs meanwhile.
     for (_, key, endpoint) in &mut endpoints {
@@ -137,10 +138,32 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
         nothing_moved,
         endpoints,
         http,
+        certificate,
         directory,
         first_start,
         backend,
     })
+}
+
+/// What is listened on for clients, by config key.
+fn endpoints(fixed: &Fixed) -> Vec<(ListenerKind, &'static str, Endpoint)> {
+    let tcp = |address: Option<SocketAddr>| address.map(Endpoint::Tcp);
+    let all = [
+        (ListenerName::Binary, "listen.binary", tcp(Some(fixed.listen_binary))),
+        (ListenerName::Websocket, "listen.websocket", tcp(Some(fixed.listen_websocket))),
+        (ListenerName::Unix, "listen.unix", fixed.listen_unix.clone().map(Endpoint::Unix)),
+        (ListenerName::TlsBinary, "listen.tls_binary", tcp(fixed.listen_tls_binary)),
+        (ListenerName::TlsWebsocket, "listen.tls_websocket", tcp(fixed.listen_tls_websocket)),
+    ];
+    let kind = |name| ListenerKind {
+        speaks: match name {
+            ListenerName::Websocket | ListenerName::TlsWebsocket => Speaks::WebSocket,
+            ListenerName::Binary | ListenerName::Unix | ListenerName::TlsBinary => Speaks::Binary,
+        },
+        tls: matches!(name, ListenerName::TlsBinary | ListenerName::TlsWebsocket),
+        proxied: fixed.proxy_protocol.contains(&name),
+    };
+    all.into_iter().filter_map(|(name, key, endpoint)| Some((kind(name), key, endpoint?))).collect()
 }
 
 fn shard_count(configured: u16) -> Result<u16, BootError> {
@@ -204,11 +227,11 @@ fn admin_token(data: &Path) -> Result<String, BootError> {
     Ok(token)
 }
 
-fn bound(endpoint: &Endpoint) -> SocketAddr {
-    match endpoint {
-        Endpoint::Tcp(address) => *address,
-        Endpoint::Unix(path) => panic!("{} is no TCP address", path.display()),
-    }
+fn bound(booted: &Booted, wanted: &str) -> Option<SocketAddr> {
+    booted.endpoints.iter().find_map(|(_, key, endpoint)| match endpoint {
+        Endpoint::Tcp(address) if *key == wanted => Some(*address),
+        Endpoint::Tcp(_) | Endpoint::Unix(_) => None,
+    })
 }
 
 fn plane(booted: &Booted, overrides: &Overrides, started: Instant) -> Result<Arc<Plane>, BootError> {
@@ -225,11 +248,14 @@ fn plane(booted: &Booted, overrides: &Overrides, started: Instant) -> Result<Arc
         ticket_key: booted.directory.ticket_key()?,
         admin_token: admin_token(data)?,
         addresses: Addresses {
-            binary: bound(&booted.endpoints[0].2),
-            websocket: bound(&booted.endpoints[1].2),
+            binary: bound(booted, "listen.binary").expect("always listened on"),
+            websocket: bound(booted, "listen.websocket").expect("always listened on"),
+            tls_binary: bound(booted, "listen.tls_binary"),
+            tls_websocket: bound(booted, "listen.tls_websocket"),
             unix: booted.config.fixed.listen_unix.clone(),
             http,
         },
+        certificate: booted.certificate.clone(),
         table_connections: booted.entries.saturating_sub(TABLE_RESERVE).max(1),
         backend: booted.backend.name.clone(),
         boot_epoch: booted.meta.boot_epoch,
@@ -278,8 +304,8 @@ fn start_shards(
     }
     let of_one = connections_of_one(&booted.config.live, count)
         .min(booted.entries.saturating_sub(TABLE_RESERVE).max(1));
-    let settings =
-        settings(booted.directory.as_ref(), &booted.config.live, plane.ticket_key().to_vec(), of_one)?;
+    let secrets = Secrets { ticket_key: plane.ticket_key().to_vec(), tls: plane.tls() };
+    let settings = settings(booted.directory.as_ref(), &booted.config.live, secrets, of_one)?;
     let cores = available_cores().unwrap_or_default();
     let (reports, reports_inbox) = mpsc::channel(count * 2);
     let common = Arc::new(fleet::Common {
@@ -346,6 +372,11 @@ fn announce(booted: &Booted, plane: &Plane, started: Instant) {
     );
     let _ = writeln!(text, "binary     {}", addresses.binary);
     let _ = writeln!(text, "websocket  {}", addresses.websocket);
+    for (name, address) in [("tls-binary", addresses.tls_binary), ("tls-ws    ", addresses.tls_websocket)] {
+        if let Some(address) = address {
+            let _ = writeln!(text, "{name} {address}");
+        }
+    }
     if let Some(path) = &addresses.unix {
         let _ = writeln!(text, "unix       {}", path.display());
     }

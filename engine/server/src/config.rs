@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::boot::backend::Wanted;
 use crate::journal::Level;
+use crate::tls::TlsFiles;
 
 /// Longest ticket lifetime that may be configured or asked for: 366 days, seconds.
 pub const TICKET_LIFETIME_S_MAX: u64 = 366 * 86_400;
@@ -20,6 +21,22 @@ pub const SHARDS_MAX: u16 = 1_024;
 
 /// Shortest log segment, MiB: a few batches of the largest size.
 pub const SEGMENT_MIB_MIN: u64 = 4;
+
+/// A listener for clients, by its key in `[listen]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListenerName {
+    /// `binary`
+    Binary,
+    /// `websocket`
+    Websocket,
+    /// `unix`
+    Unix,
+    /// `tls_binary`
+    TlsBinary,
+    /// `tls_websocket`
+    TlsWebsocket,
+}
 
 /// What needs a restart.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,6 +53,12 @@ pub struct Fixed {
     pub listen_websocket: SocketAddr,
     /// Binary protocol over a Unix socket, if any.
     pub listen_unix: Option<PathBuf>,
+    /// Binary protocol inside TLS, if any.
+    pub listen_tls_binary: Option<SocketAddr>,
+    /// WebSocket inside TLS, if any.
+    pub listen_tls_websocket: Option<SocketAddr>,
+    /// Listeners whose every connection begins with a PROXY protocol header.
+    pub proxy_protocol: Vec<ListenerName>,
     /// Control plane and demo pages.
     pub listen_http: SocketAddr,
     /// Length of a log segment, bytes, a multiple of 1 MiB.
@@ -55,6 +78,10 @@ pub struct Live {
     pub outbox_bytes_max: u32,
     /// Connections of the whole process.
     pub connections_max: u32,
+    /// Connections of one client address on a shard; 0: no bound.
+    pub connections_per_address_max: u32,
+    /// Certificate and key of the TLS listeners.
+    pub tls: Option<TlsFiles>,
     /// Origins that may open a WebSocket. Empty: only pages of the same host. `*`: any.
     pub origins: Vec<String>,
     /// Host names, besides loopback names and IP literals, by which the control plane may be called.
@@ -87,6 +114,9 @@ impl Default for Config {
                 listen_binary: any(7801),
                 listen_websocket: any(7802),
                 listen_unix: None,
+                listen_tls_binary: None,
+                listen_tls_websocket: None,
+                proxy_protocol: Vec::new(),
                 listen_http: SocketAddr::from((Ipv4Addr::LOCALHOST, 7800)),
                 segment_bytes: 64 << 20,
                 spin_us: 20,
@@ -96,6 +126,8 @@ impl Default for Config {
                 heartbeat_s: 25,
                 outbox_bytes_max: 256 << 10,
                 connections_max: 100_000,
+                connections_per_address_max: 0,
+                tls: None,
                 origins: Vec::new(),
                 hosts: Vec::new(),
                 websocket_url: None,
@@ -161,6 +193,7 @@ struct File {
     backend: Option<Wanted>,
     log_level: Option<Level>,
     listen: ListenFile,
+    tls: TlsFile,
     clients: ClientsFile,
     web: WebFile,
     tickets: TicketsFile,
@@ -174,8 +207,18 @@ struct ListenFile {
     binary: Option<SocketAddr>,
     websocket: Option<SocketAddr>,
     unix: Option<PathBuf>,
+    tls_binary: Option<SocketAddr>,
+    tls_websocket: Option<SocketAddr>,
+    proxy_protocol: Option<Vec<ListenerName>>,
     http: Option<SocketAddr>,
     spin_us: Option<u32>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct TlsFile {
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
 }
 
 #[derive(Deserialize, Default)]
@@ -184,6 +227,7 @@ struct ClientsFile {
     heartbeat_s: Option<u16>,
     outbox_kib: Option<u32>,
     connections_max: Option<u32>,
+    connections_per_address_max: Option<u32>,
     origins: Option<Vec<String>>,
 }
 
@@ -247,14 +291,14 @@ impl Config {
         if let Some(path) = &overrides.file {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| ConfigError::Unreadable { path: path.clone(), error })?;
-            config.take_file(parse(path, &text)?);
+            config.take_file(parse(path, &text)?)?;
         }
         config.take_overrides(overrides);
         config.check()?;
         Ok(config)
     }
 
-    fn take_file(&mut self, file: File) {
+    fn take_file(&mut self, file: File) -> Result<(), ConfigError> {
         fn set<T>(to: &mut T, from: Option<T>) {
             if let Some(value) = from {
                 *to = value;
@@ -267,17 +311,28 @@ impl Config {
         set(&mut self.fixed.listen_websocket, file.listen.websocket);
         set(&mut self.fixed.listen_http, file.listen.http);
         self.fixed.listen_unix = file.listen.unix;
+        self.fixed.listen_tls_binary = file.listen.tls_binary;
+        self.fixed.listen_tls_websocket = file.listen.tls_websocket;
+        set(&mut self.fixed.proxy_protocol, file.listen.proxy_protocol);
         set(&mut self.fixed.spin_us, file.listen.spin_us);
         set(&mut self.fixed.grace_s, file.agents.grace_s);
         set(&mut self.fixed.segment_bytes, file.log.segment_mib.map(|mib| u64::from(mib) << 20));
         set(&mut self.live.heartbeat_s, file.clients.heartbeat_s);
         set(&mut self.live.outbox_bytes_max, file.clients.outbox_kib.map(|kib| kib.saturating_mul(1024)));
         set(&mut self.live.connections_max, file.clients.connections_max);
+        set(&mut self.live.connections_per_address_max, file.clients.connections_per_address_max);
+        self.live.tls = match (file.tls.certificate, file.tls.key) {
+            (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+            (None, None) => None,
+            (Some(_), None) => return Err(missing("tls.key", "beside `tls.certificate`")),
+            (None, Some(_)) => return Err(missing("tls.certificate", "beside `tls.key`")),
+        };
         set(&mut self.live.origins, file.clients.origins);
         set(&mut self.live.hosts, file.web.hosts);
         self.live.websocket_url = file.web.websocket_url;
         set(&mut self.live.ticket_lifetime_s, file.tickets.lifetime_s);
         set(&mut self.live.log_level, file.log_level);
+        Ok(())
     }
 
     fn take_overrides(&mut self, over: &Overrides) {
@@ -306,6 +361,7 @@ impl Config {
         within("clients.outbox_kib", (live.outbox_bytes_max >> 10).into(), 64, 65_536)?;
         within("clients.connections_max", live.connections_max.into(), 1, 100_000_000)?;
         within("tickets.lifetime_s", live.ticket_lifetime_s, 60, TICKET_LIFETIME_S_MAX)?;
+        self.check_listeners()?;
         for origin in &live.origins {
             if origin != "*" && !origin.starts_with("http://") && !origin.starts_with("https://") {
                 let sentence = format!("holds `{origin}`; an origin is `*`, `http://HOST` or `https://HOST`");
@@ -323,17 +379,53 @@ impl Config {
         Ok(())
     }
 
+    fn check_listeners(&self) -> Result<(), ConfigError> {
+        let fixed = &self.fixed;
+        let secure = fixed.listen_tls_binary.or(fixed.listen_tls_websocket).is_some();
+        if secure && self.live.tls.is_none() {
+            return Err(missing("tls.certificate", "with `tls.key` for the TLS listeners"));
+        }
+        for name in &fixed.proxy_protocol {
+            let (listened, key) = match name {
+                ListenerName::Binary | ListenerName::Websocket => continue,
+                ListenerName::Unix => (fixed.listen_unix.is_some(), "unix"),
+                ListenerName::TlsBinary => (fixed.listen_tls_binary.is_some(), "tls_binary"),
+                ListenerName::TlsWebsocket => (fixed.listen_tls_websocket.is_some(), "tls_websocket"),
+            };
+            if !listened {
+                let sentence = format!("names `{key}`, but `listen.{key}` has no address");
+                return Err(ConfigError::Value { key: "listen.proxy_protocol", sentence });
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the live keys of `next` and refuses changes of fixed ones.
     pub fn reload(&mut self, next: Self) -> Reloaded {
         let mut done = Reloaded::default();
         let (a, b) = (&self.fixed, &next.fixed);
-        let fixed: [(&'static str, bool, String); 10] = [
+        let fixed: [(&'static str, bool, String); 13] = [
             ("data", a.data != b.data, a.data.display().to_string()),
             ("shards", a.shards != b.shards, a.shards.to_string()),
             ("backend", a.backend != b.backend, a.backend.name().to_string()),
             ("listen.binary", a.listen_binary != b.listen_binary, a.listen_binary.to_string()),
             ("listen.websocket", a.listen_websocket != b.listen_websocket, a.listen_websocket.to_string()),
             ("listen.unix", a.listen_unix != b.listen_unix, format!("{:?}", a.listen_unix)),
+            (
+                "listen.tls_binary",
+                a.listen_tls_binary != b.listen_tls_binary,
+                format!("{:?}", a.listen_tls_binary),
+            ),
+            (
+                "listen.tls_websocket",
+                a.listen_tls_websocket != b.listen_tls_websocket,
+                format!("{:?}", a.listen_tls_websocket),
+            ),
+            (
+                "listen.proxy_protocol",
+                a.proxy_protocol != b.proxy_protocol,
+                format!("{:?}", a.proxy_protocol),
+            ),
             ("listen.http", a.listen_http != b.listen_http, a.listen_http.to_string()),
             ("log.segment_mib", a.segment_bytes != b.segment_bytes, (a.segment_bytes >> 20).to_string()),
             ("listen.spin_us", a.spin_us != b.spin_us, a.spin_us.to_string()),
@@ -347,10 +439,14 @@ impl Config {
             }
         }
         let (a, b) = (&self.live, &next.live);
-        let live: [(&'static str, bool); 8] = [
+        let live: [(&'static str, bool); 9] = [
             ("clients.heartbeat_s", a.heartbeat_s != b.heartbeat_s),
             ("clients.outbox_kib", a.outbox_bytes_max != b.outbox_bytes_max),
             ("clients.connections_max", a.connections_max != b.connections_max),
+            (
+                "clients.connections_per_address_max",
+                a.connections_per_address_max != b.connections_per_address_max,
+            ),
             ("clients.origins", a.origins != b.origins),
             ("web.hosts", a.hosts != b.hosts),
             ("web.websocket_url", a.websocket_url != b.websocket_url),
@@ -361,6 +457,10 @@ impl Config {
         self.live = next.live;
         done
     }
+}
+
+fn missing(key: &'static str, why: &str) -> ConfigError {
+    ConfigError::Value { key, sentence: format!("is missing; it is needed {why}") }
 }
 
 fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
@@ -379,7 +479,7 @@ mod tests {
 
     fn load(text: &str) -> Result<Config, ConfigError> {
         let mut config = Config::default();
-        config.take_file(parse(Path::new("ringdesk.toml"), text)?);
+        config.take_file(parse(Path::new("ringdesk.toml"), text)?)?;
         config.check()?;
         Ok(config)
     }
@@ -416,6 +516,10 @@ mod tests {
             ("[tickets]\nlifetime_s = 1", "tickets.lifetime_s"),
             ("[web]\nwebsocket_url = \"http://x\"", "web.websocket_url"),
             ("[log]\nsegment_mib = 0", "log.segment_mib"),
+            ("[tls]\ncertificate = \"c\"", "tls.key"),
+            ("[tls]\nkey = \"k\"", "tls.certificate"),
+            ("[listen]\ntls_binary = \"0.0.0.0:1\"", "tls.certificate"),
+            ("[listen]\nproxy_protocol = [\"unix\"]", "listen.proxy_protocol"),
         ] {
             let error = load(text).unwrap_err().to_string();
             assert!(error.contains(&format!("`{key}`")), "{text}: {error}");

@@ -10,3 +10,4 @@ pub mod demo;
 pub mod directory;
 pub mod journal;
 pub mod secrets;
+pub mod tls;

@@ -1,6 +1,8 @@
 //! The whole process: start errors, signals, and a conversation that survives `kill -9` and another number of shards.
 
 mod process;
+mod proxied;
+mod secure;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -50,6 +50,8 @@ impl Bench {
             origins: Vec::new(),
             agent_names: Default::default(),
             connections_max: 1000,
+            address_connections_max: 0,
+            tls: None,
         });
         let tail = Tail::fresh(LogId(0));
         let shard = Shard::boot(0, Replay::new(config), settings, tail, 1, now).expect("boots");
@@ -121,7 +123,7 @@ fn main() {
     let mut numbers = std::env::args().skip(1).map(|arg| arg.parse::<u64>().expect("a number"));
     let (visitors, rounds) = (numbers.next().unwrap_or(10_000), numbers.next().unwrap_or(20));
     let mut bench = Bench::new();
-    bench.inputs.events.push(Input::Accepted { conn: CONN, listener: ListenerKind::Binary, peer: None });
+    bench.inputs.events.push(Input::Accepted { conn: CONN, listener: ListenerKind::BINARY, peer: None });
     bench.settle();
     let ticket = ticket();
     let hello = ClientMessage::Hello {

@@ -32,13 +32,31 @@ pub struct ConnId {
     pub generation: u32,
 }
 
-/// What a listener speaks.
+/// What the clients of a listener speak.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ListenerKind {
+pub enum Speaks {
     /// The binary protocol, over TCP or a Unix socket.
     Binary,
     /// HTTP upgrade to WebSocket.
     WebSocket,
+}
+
+/// What comes through a listener, from the outside in: a PROXY header, TLS, the protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ListenerKind {
+    /// The protocol.
+    pub speaks: Speaks,
+    /// Inside TLS.
+    pub tls: bool,
+    /// Behind a PROXY protocol header, on every connection.
+    pub proxied: bool,
+}
+
+impl ListenerKind {
+    /// The binary protocol, plain.
+    pub const BINARY: Self = Self { speaks: Speaks::Binary, tls: false, proxied: false };
+    /// WebSocket, plain.
+    pub const WEBSOCKET: Self = Self { speaks: Speaks::WebSocket, tls: false, proxied: false };
 }
 
 /// One thing that happened since the last turn.

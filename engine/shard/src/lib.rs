@@ -23,6 +23,7 @@ pub mod router;
 pub mod settings;
 mod shard;
 pub mod ticket;
+pub mod tls;
 
 pub use owner::{Owner, OwnerConfig, Replay, ReplayError};
 pub use shard::Shard;

@@ -1,12 +1,14 @@
 //! Messages between shards: one closed enum. What crosses is either a request that follows from nothing
 //! durable, or has passed the sender's gate.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ringdesk_desk::event::Note;
 use ringdesk_desk::ids::{AgentId, ConversationId, DeviceId, SiteId, Slot};
 
 use crate::ask::OwnedAsk;
+use crate::tls::Tls;
 
 /// A session on some shard: a connection there and a channel on it (0 unless the connection is a gateway).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -25,7 +27,7 @@ pub struct SessionRef {
 pub const NO_SUCH: u64 = u64::MAX;
 
 /// One message in a lane.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum ShardMessage {
     /// A request of a session to the shard that owns an entity.
     Ask(Box<OwnedAsk>),
@@ -142,7 +144,7 @@ pub enum Transport {
 
 /// The state of a connection that is handed to the shard owning its identity: everything after HELLO, nothing in
 /// flight.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(PartialEq, Debug)]
 pub struct HandOver {
     /// How bytes are framed.
     pub transport: Transport,
@@ -156,6 +158,10 @@ pub struct HandOver {
     pub cursors: Vec<(u64, u32, u64)>,
     /// Complete binary frames that came in the same WebSocket message after the HELLO.
     pub frames: Vec<u8>,
-    /// Bytes of the stream that arrived after the HELLO and were not decoded yet.
+    /// Bytes of the stream that arrived after the HELLO and were not decoded yet; plaintext under TLS.
     pub unread: Vec<u8>,
+    /// TLS between the socket and `unread`, with what it holds of an incomplete record.
+    pub tls: Option<Box<Tls>>,
+    /// The client's address, where it is counted.
+    pub address: Option<IpAddr>,
 }

@@ -33,6 +33,18 @@ pub struct ShardReport {
     pub gate_depth: u64,
     /// Bytes in all outboxes now.
     pub outbox_bytes: u64,
+    /// Open connections under TLS now.
+    pub tls_connections: u64,
+    /// TLS handshakes completed.
+    pub tls_handshakes: u64,
+    /// Of these, resumed from a ticket.
+    pub tls_resumed: u64,
+    /// Connections whose TLS failed, in the handshake or later.
+    pub tls_failed: u64,
+    /// Connections closed for their PROXY header.
+    pub proxy_refused: u64,
+    /// Connections refused because their address has enough.
+    pub address_refused: u64,
     /// Turns taken.
     pub turns: u64,
     /// The log appender's counters.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ticket::SiteKeys;
+use crate::tls::TlsConfig;
 
 /// Settings of a shard.
 #[derive(Clone, Debug)]
@@ -22,4 +23,8 @@ pub struct Settings {
     pub agent_names: BTreeMap<(u32, u32), Arc<str>>,
     /// Connections a shard holds at most.
     pub connections_max: u32,
+    /// Connections of one client address on a shard at most; 0: no bound. Counted where the address is known.
+    pub address_connections_max: u32,
+    /// Certificates; `None` without listeners that need them.
+    pub tls: Option<TlsConfig>,
 }

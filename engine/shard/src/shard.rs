@@ -105,7 +105,9 @@ impl Shard {
     fn input(&mut self, input: Input, bytes: &mut [u8], mail: &mut Mail<'_>) -> Result<(), String> {
         let (owner, front) = (&mut self.owner, &mut self.front);
         match input {
-            Input::Accepted { conn, listener, .. } => front.accepted(conn, listener, mail),
+            Input::Accepted { conn, listener, peer } => {
+                front.accepted(conn, listener, peer.map(|peer| peer.ip()), mail);
+            }
             Input::Received { conn, start, len } => {
                 let range = start as usize..start as usize + len as usize;
                 front.received(conn, &mut bytes[range], owner, mail);

@@ -208,7 +208,7 @@ fn after_a_fatal_output_nothing_more_is_carried_out() {
 
 #[test]
 fn bytes_reach_the_step_and_are_gone_after_it() {
-    let (mut reactor, _other) = reactor(&[ListenerKind::Binary]);
+    let (mut reactor, _other) = reactor(&[ListenerKind::BINARY]);
     assert!(reactor.turn(at(1)).busy, "the accept is armed");
     let (accept, _) = reactor.kernel_mut().ops[0];
     let accepted = Completion { user: accept, result: 2, more: true, bytes: None };
@@ -230,7 +230,7 @@ fn bytes_reach_the_step_and_are_gone_after_it() {
 
 #[test]
 fn a_drain_is_over_when_no_connection_lingers() {
-    let (mut reactor, _other) = reactor(&[ListenerKind::Binary]);
+    let (mut reactor, _other) = reactor(&[ListenerKind::BINARY]);
     reactor.turn(at(1));
     let (accept, _) = reactor.kernel_mut().ops[0];
     let accepted = Completion { user: accept, result: 2, more: true, bytes: None };

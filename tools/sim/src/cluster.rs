@@ -83,7 +83,7 @@ impl Cluster {
         let runners = mesh(shards, sizes.lane).into_iter().map(|port| {
             let shard = start(&logs, sizes, (port.shard, shards), boot, settings.clone(), now);
             let kernel = SimKernel::new(port.shard, env.clone());
-            let listeners = [ListenerKind::Binary, ListenerKind::WebSocket];
+            let listeners = [ListenerKind::BINARY, ListenerKind::WEBSOCKET];
             let reactor = Reactor::new(kernel, shard, port, &listeners, Limits::default());
             Runner { reactor, state: Wakefulness::Awake(now.mono_ns), stalled_until: 0 }
         });
@@ -171,6 +171,8 @@ fn settings(sizes: &Sizes) -> Settings {
         origins: Vec::new(),
         agent_names: BTreeMap::new(),
         connections_max: ENTRIES,
+        address_connections_max: 0,
+        tls: None,
     }
 }
 

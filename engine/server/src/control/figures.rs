@@ -49,6 +49,14 @@ fn shard_json(report: &ShardReport) -> Value {
         "busy": report.busy,
         "pushes": report.pushes,
         "slow": report.slow,
+        "tls": {
+            "connections": report.tls_connections,
+            "handshakes": report.tls_handshakes,
+            "resumed": report.tls_resumed,
+            "failed": report.tls_failed,
+        },
+        "proxy_refused": report.proxy_refused,
+        "address_refused": report.address_refused,
         "gate_depth": report.gate_depth,
         "outbox_bytes": report.outbox_bytes,
         "turns": report.turns,
@@ -94,6 +102,8 @@ pub async fn status(State(plane): State<Arc<Plane>>, peer: Peer, headers: Header
             "binary": addresses.binary.to_string(),
             "websocket": addresses.websocket.to_string(),
             "unix": addresses.unix,
+            "tls_binary": addresses.tls_binary.map(|address| address.to_string()),
+            "tls_websocket": addresses.tls_websocket.map(|address| address.to_string()),
             "http": addresses.http.to_string(),
         },
         "resident_bytes": resident_bytes(),
@@ -167,6 +177,16 @@ pub fn metrics_text(plane: &Plane, reports: &[ShardReport]) -> Result<String, st
     counter(r, reports, "busy", "Commands refused as BUSY", |report| report.busy);
     counter(r, reports, "pushes", "Frames pushed to clients", |report| report.pushes);
     counter(r, reports, "slow", "Times a slow client was moved to the log", |report| report.slow);
+    gauge(r, reports, "tls_connections", "Open connections under TLS", |report| report.tls_connections);
+    counter(r, reports, "tls_handshakes", "TLS handshakes completed", |report| report.tls_handshakes);
+    counter(r, reports, "tls_resumed", "TLS handshakes resumed from a ticket", |report| report.tls_resumed);
+    counter(r, reports, "tls_failed", "Connections whose TLS failed", |report| report.tls_failed);
+    counter(r, reports, "proxy_refused", "Connections closed for their PROXY header", |report| {
+        report.proxy_refused
+    });
+    counter(r, reports, "address_refused", "Connections refused as too many of one address", |report| {
+        report.address_refused
+    });
     counter(r, reports, "turns", "Turns of the shard loop", |report| report.turns);
     counter(r, reports, "log_batches", "Batches durable", |report| report.log.batches);
     counter(r, reports, "log_records", "Records durable", |report| report.log.records);

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use ringdesk_shard::io::Control;
 use ringdesk_shard::settings::Settings;
 use ringdesk_shard::ticket::{SiteKey, SiteKeys};
+use ringdesk_shard::tls::TlsConfig;
 use tokio::sync::{Notify, Semaphore};
 
 use super::error::ApiError;
@@ -20,6 +21,7 @@ use super::limiter::LoginLimiter;
 use super::shards::Shards;
 use crate::config::{Config, ConfigError, Live, Overrides, Reloaded};
 use crate::directory::{Directory, DirectoryError};
+use crate::tls::Certificate;
 use crate::{journal, say};
 
 /// Password checks that may wait for their turn; one runs at a time so that shards keep their cores. Full: 503.
@@ -46,6 +48,10 @@ pub struct Addresses {
     pub websocket: SocketAddr,
     /// Binary protocol over a Unix socket.
     pub unix: Option<PathBuf>,
+    /// Binary protocol inside TLS.
+    pub tls_binary: Option<SocketAddr>,
+    /// WebSocket inside TLS.
+    pub tls_websocket: Option<SocketAddr>,
     /// Control plane.
     pub http: SocketAddr,
 }
@@ -64,6 +70,8 @@ pub struct Parts {
     pub admin_token: String,
     /// Bound addresses.
     pub addresses: Addresses,
+    /// Certificate of the TLS listeners.
+    pub certificate: Option<Certificate>,
     /// Connections that one shard's descriptor table has room for.
     pub table_connections: u32,
     /// How sockets and disk are driven, for people.
@@ -84,6 +92,7 @@ pub struct Plane {
     ticket_key: Vec<u8>,
     admin_token: String,
     addresses: Addresses,
+    certificate: ArcSwapOption<Certificate>,
     table_connections: u32,
     backend: String,
     boot_epoch: u32,
@@ -114,6 +123,7 @@ impl Plane {
             ticket_key: parts.ticket_key,
             admin_token: parts.admin_token,
             addresses: parts.addresses,
+            certificate: ArcSwapOption::from_pointee(parts.certificate),
             table_connections: parts.table_connections,
             backend: parts.backend,
             boot_epoch: parts.boot_epoch,
@@ -237,9 +247,10 @@ impl Plane {
 
     /// The settings of each of `shards` shards under the configuration in force.
     pub async fn settings(&self, shards: usize) -> Result<Settings, ApiError> {
-        let (live, key) = (self.config().live.clone(), self.ticket_key.clone());
+        let live = self.config().live.clone();
+        let secrets = Secrets { ticket_key: self.ticket_key.clone(), tls: self.tls() };
         let of_one = connections_of_one(&live, shards).min(self.table_connections);
-        self.directory(move |directory| settings(directory, &live, key, of_one)).await
+        self.directory(move |directory| settings(directory, &live, secrets, of_one)).await
     }
 
     /// Tells the shards the settings now in force. Nothing to do before they run.
@@ -254,9 +265,15 @@ impl Plane {
     /// Reads the config again, takes what may change, tells the shards.
     pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
         let _one = self.reloading.lock().await;
-        let next = Config::load(&self.overrides).map_err(ReloadError::Config)?;
+        let mut next = Config::load(&self.overrides).map_err(ReloadError::Config)?;
         let mut config = Config::clone(&self.config());
-        let done = config.reload(next);
+        let certificate = self.renew_certificate(&config, &mut next);
+        let mut done = config.reload(next);
+        match certificate {
+            Ok(true) => done.changed.push("tls.certificate"),
+            Ok(false) => {}
+            Err(sentence) => done.refused.push(("tls.certificate", sentence)),
+        }
         journal::set_level(config.live.log_level);
         self.config.store(Arc::new(config));
         for (_, sentence) in &done.refused {
@@ -265,6 +282,39 @@ impl Plane {
         say!(Info, "reload: changed {:?}", done.changed);
         self.push_settings().await.map_err(ReloadError::Push)?;
         Ok(done)
+    }
+
+    /// Reads certificate and key again, since renewing puts others into the same files. `true`: they are others. What
+    /// cannot be used leaves the old one in force, in `next` too.
+    fn renew_certificate(&self, config: &Config, next: &mut Config) -> Result<bool, String> {
+        let old = self.certificate.load_full();
+        let secure = self.addresses.tls_binary.or(self.addresses.tls_websocket).is_some();
+        let renewed = match (&next.live.tls, &old) {
+            (Some(files), Some(old)) => old.renew(files).map(Some),
+            (Some(files), None) => Certificate::load(files).map(Some),
+            (None, _) => Ok(None),
+        };
+        let outcome = match renewed {
+            Ok(None) if secure => {
+                Err("`tls.certificate` cannot go while TLS is listened on; it stays".into())
+            }
+            Ok(renewed) => {
+                let same = match (&old, &renewed) {
+                    (Some(old), Some(renewed)) => old.same_as(renewed),
+                    (old, renewed) => old.is_none() && renewed.is_none(),
+                };
+                self.certificate.store(renewed.map(Arc::new));
+                return Ok(!same);
+            }
+            Err(error) => Err(format!("{error}; the certificate in use stays")),
+        };
+        next.live.tls = config.live.tls.clone();
+        outcome
+    }
+
+    /// What TLS listeners present now.
+    pub fn tls(&self) -> Option<TlsConfig> {
+        self.certificate.load().as_ref().map(|certificate| certificate.config.clone())
     }
 
     /// Starts the drain, as SIGTERM does.
@@ -295,11 +345,19 @@ pub fn key_name(site: &str, number: u32) -> String {
     format!("{site}:{number}")
 }
 
+/// What of a shard's settings is secret.
+pub struct Secrets {
+    /// HMAC key of tickets.
+    pub ticket_key: Vec<u8>,
+    /// Certificates and their keys.
+    pub tls: Option<TlsConfig>,
+}
+
 /// The settings of a shard that may hold `connections_max` connections. Blocking: reads the agents.
 pub fn settings(
     directory: &dyn Directory,
     live: &Live,
-    ticket_key: Vec<u8>,
+    secrets: Secrets,
     connections_max: u32,
 ) -> Result<Settings, DirectoryError> {
     let mut agent_names = BTreeMap::new();
@@ -317,13 +375,15 @@ pub fn settings(
         site_keys.insert(kid, key);
     }
     Ok(Settings {
-        ticket_key,
+        ticket_key: secrets.ticket_key,
         site_keys,
         heartbeat_s: live.heartbeat_s,
         outbox_bytes_max: live.outbox_bytes_max,
         origins: live.origins.clone(),
         agent_names,
         connections_max,
+        address_connections_max: live.connections_per_address_max,
+        tls: secrets.tls,
     })
 }
 

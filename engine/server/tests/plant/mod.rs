@@ -56,6 +56,8 @@ impl Plant {
             binary: config.fixed.listen_binary,
             websocket: config.fixed.listen_websocket,
             unix: None,
+            tls_binary: None,
+            tls_websocket: None,
             http: address,
         };
         let parts = Parts {
@@ -65,6 +67,7 @@ impl Plant {
             directory: Arc::new(directory),
             admin_token: "admin-token".to_string(),
             addresses,
+            certificate: None,
             table_connections: 1000,
             backend: "none".to_string(),
             boot_epoch: 1,

@@ -49,6 +49,8 @@ pub struct Server {
     errors: Receiver<String>,
     pub binary: SocketAddr,
     pub http: SocketAddr,
+    pub tls_binary: Option<SocketAddr>,
+    pub tls_websocket: Option<SocketAddr>,
 }
 
 fn command(data: &str, file: &str, extra: &[&str]) -> Command {
@@ -82,11 +84,15 @@ impl Server {
             }
         });
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let (mut binary, mut http) = (None, None);
+        let (mut binary, mut http, mut tls_binary, mut tls_websocket) = (None, None, None, None);
         for line in stdout.lines().map_while(Result::ok) {
             let value = line.split_whitespace().nth(1).unwrap_or("");
             if line.starts_with("binary") {
                 binary = value.parse().ok();
+            } else if line.starts_with("tls-binary") {
+                tls_binary = value.parse().ok();
+            } else if line.starts_with("tls-ws") {
+                tls_websocket = value.parse().ok();
             } else if line.starts_with("visitor") {
                 http = value
                     .strip_prefix("http://")
@@ -96,7 +102,8 @@ impl Server {
             }
         }
         let error = "the server tells its addresses and that it is ready";
-        Self { child, errors, binary: binary.expect(error), http: http.expect(error) }
+        let (binary, http) = (binary.expect(error), http.expect(error));
+        Self { child, errors, binary, http, tls_binary, tls_websocket }
     }
 
     /// Starts something that must fail; its exit code and what it said.
@@ -161,6 +168,18 @@ impl Server {
     }
 }
 
+impl Server {
+    pub fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.http).expect("connects");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http);
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        answer.split_once("\r\n\r\n").expect("a body").1.to_string()
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -168,9 +187,21 @@ impl Drop for Server {
     }
 }
 
+/// A connection that does not wait for ever.
+pub fn connect(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(to).expect("connects");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream
+}
+
+/// What a client speaks through.
+pub trait Wire: Read + Write {}
+
+impl<T: Read + Write> Wire for T {}
+
 /// A client with one conversation.
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Wire>,
     received: Vec<u8>,
     ticket: String,
     device: u64,
@@ -181,8 +212,13 @@ pub struct Client {
 
 impl Client {
     pub fn visitor(server: &Server) -> Self {
+        Self::visitor_over(server, connect(server.binary))
+    }
+
+    /// A new visitor on a connection made before.
+    pub fn visitor_over(server: &Server, stream: impl Wire + 'static) -> Self {
         let answer = server.post("/v1/tickets/visitor", &json!({ "site": "demo" }));
-        Self::hello(server, Role::Visitor, answer["ticket"].as_str().expect("a ticket"), 7)
+        Self::hello(Box::new(stream), Role::Visitor, answer["ticket"].as_str().expect("a ticket"), 7)
     }
 
     pub fn agent(server: &Server, folder: &Folder) -> Self {
@@ -190,16 +226,14 @@ impl Client {
         let password = text.lines().find_map(|line| line.strip_prefix("ana ")).expect("ana");
         let body = json!({ "site": "demo", "login": "ana", "password": password });
         Self::hello(
-            server,
+            Box::new(connect(server.binary)),
             Role::Agent,
             server.post("/v1/login", &body)["ticket"].as_str().expect("a ticket"),
             9,
         )
     }
 
-    fn hello(server: &Server, role: Role, ticket: &str, device: u64) -> Self {
-        let stream = TcpStream::connect(server.binary).expect("connects");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    fn hello(stream: Box<dyn Wire>, role: Role, ticket: &str, device: u64) -> Self {
         let ticket = ticket.to_string();
         let mut client =
             Self { stream, received: Vec::new(), ticket, device, conversation: 0, role, heartbeat_s: 0 };
@@ -231,8 +265,7 @@ impl Client {
 
     /// The same client after its server died.
     pub fn reconnect(&mut self, server: &Server) {
-        self.stream = TcpStream::connect(server.binary).expect("connects");
-        self.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        self.stream = Box::new(connect(server.binary));
         self.received.clear();
         self.greet(&[]);
     }
@@ -263,6 +296,13 @@ impl Client {
             assert!(count > 0, "the server closed the connection");
             self.received.extend_from_slice(&chunk[..count]);
         }
+    }
+
+    /// What still comes until the end.
+    pub fn rest(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut rest = std::mem::take(&mut self.received);
+        self.stream.read_to_end(&mut rest)?;
+        Ok(rest)
     }
 
     fn acked(&mut self, wanted: u64) -> (u64, bool) {

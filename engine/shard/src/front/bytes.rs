@@ -20,16 +20,11 @@ impl Front {
     pub fn received(&mut self, id: ConnId, bytes: &mut [u8], owner: &mut Owner, mail: &mut Mail<'_>) {
         let now_s = self.now_s;
         let Some(connection) = self.get(id).filter(|connection| !connection.closing) else { return };
-        // The time for HELLO runs from the accept on, however slowly its bytes drip in.
+        // The time for HELLO, with all that precedes it, runs from the accept on, however slowly its bytes drip in.
         if !matches!(connection.phase, Phase::Greeting) {
             connection.heard_s = now_s;
         }
-        if let Some(stopped) = &mut connection.stopped {
-            stopped.unread.extend_from_slice(bytes);
-            return;
-        }
-        self.cut(id.index, bytes, owner, mail);
-        self.stop_if_full(id, mail);
+        self.unwrap(id.index, bytes, owner, mail);
         // While nobody owns the connection its receive is single-shot, so that it can be handed over.
         let greeting = self.get(id).is_some_and(|connection| {
             matches!(connection.phase, Phase::Greeting) && !connection.closing && connection.stopped.is_none()
@@ -39,12 +34,25 @@ impl Front {
         }
     }
 
+    /// Takes a connection's own bytes: now, or when it is read again.
+    pub(super) fn feed(&mut self, index: u32, bytes: &mut [u8], owner: &mut Owner, mail: &mut Mail<'_>) {
+        let connection = self.at(index);
+        let id = connection.id;
+        if let Some(stopped) = &mut connection.stopped {
+            stopped.unread.extend_from_slice(bytes);
+            return;
+        }
+        self.cut(index, bytes, owner, mail);
+        self.stop_if_full(id, mail);
+    }
+
     /// Feeds bytes to the connection's cutter. The cutter is lent to the loop, so that what it finds may change the
     /// connection.
     pub(super) fn cut(&mut self, index: u32, bytes: &mut [u8], owner: &mut Owner, mail: &mut Mail<'_>) {
         match std::mem::replace(&mut self.at(index).cutter, Cutter::Lent) {
             Cutter::Stream(carry) => self.cut_stream(index, carry, bytes, owner, mail),
             Cutter::WebSocket(socket) => self.cut_websocket(index, socket, bytes, owner, mail),
+            Cutter::Proxy(_) => panic!("bytes of connection {index} before its PROXY header"),
             Cutter::Lent => panic!("the cutter of connection {index} is lent twice"),
         }
     }

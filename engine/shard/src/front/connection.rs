@@ -8,8 +8,11 @@ use ringdesk_desk::ids::{AgentId, ConversationId, DeviceId, SiteId};
 use ringdesk_protocol::ws::{self, Opcode, Socket};
 use ringdesk_protocol::{Carry, Code, ServerMessage};
 
+use super::address::AddressNumber;
+use super::admit::Preamble;
 use crate::io::ConnId;
 use crate::message::{HandOver, Principal, SessionRef, Transport};
+use crate::tls::Tls;
 
 /// Byte offset of the channel in a frame header.
 const CHANNEL_AT: usize = 8;
@@ -17,6 +20,8 @@ const CHANNEL_AT: usize = 8;
 /// How the bytes of a connection are cut.
 #[derive(Debug)]
 pub enum Cutter {
+    /// PROXY header not complete yet; nothing of the client's own came.
+    Proxy(Box<Preamble>),
     /// Binary frames on the stream.
     Stream(Carry),
     /// HTTP upgrade request, then WebSocket frames.
@@ -119,7 +124,11 @@ pub struct Connection {
     pub transport: Transport,
     /// Where it stands.
     pub phase: Phase,
-    /// Bytes that wait for the send in flight to complete.
+    /// TLS between the socket and the cutter. In a box: a plain connection pays 8 bytes for it.
+    pub tls: Option<Box<Tls>>,
+    /// The number its address is counted under.
+    pub address: AddressNumber,
+    /// Bytes that wait for the send in flight to complete, before encryption.
     pub outbox: Vec<u8>,
     /// Bytes of the send in flight; 0 = none.
     pub sending_bytes: u32,
@@ -159,6 +168,8 @@ impl Connection {
             cutter,
             transport,
             phase: Phase::Greeting,
+            tls: None,
+            address: 0,
             outbox: Vec::new(),
             sending_bytes: 0,
             dirty: false,
@@ -242,8 +253,13 @@ impl Connection {
             return;
         }
         let sentence = code.sentence(ringdesk_protocol::Language::English);
-        // Before the upgrade is answered no frame may be sent.
-        if !matches!(&self.cutter, Cutter::WebSocket(socket) if !socket.is_open()) {
+        // Before the upgrade is answered no frame may be sent, and nothing at all to a proxy.
+        let speaks = match &self.cutter {
+            Cutter::WebSocket(socket) => socket.is_open(),
+            Cutter::Proxy(_) => false,
+            Cutter::Stream(_) | Cutter::Lent => true,
+        };
+        if speaks {
             self.put(0, 0, &ServerMessage::Goodbye { code, retry_after_ms, sentence });
             if self.transport != Transport::Stream {
                 ws::encode::close(ws::close_code_of(code), code.name(), &mut self.outbox);

@@ -54,6 +54,9 @@ impl Front {
             cursors: hello.cursors.iter().map(|c| (c.conversation(), c.epoch(), c.seq())).collect(),
             frames: Vec::new(),
             unread: Vec::new(),
+            // Taken along when everything is flushed.
+            tls: None,
+            address: None,
         };
         if to == self.shard {
             self.serve(index, state, owner, mail);
@@ -84,12 +87,19 @@ impl Front {
     }
 
     /// A connection came from another shard.
-    pub fn handed_over(&mut self, id: ConnId, state: HandOver, owner: &mut Owner, mail: &mut Mail<'_>) {
+    pub fn handed_over(&mut self, id: ConnId, mut state: HandOver, owner: &mut Owner, mail: &mut Mail<'_>) {
         let cutter = match state.transport {
             Transport::Stream => Cutter::Stream(Carry::new()),
             Transport::WsBinary | Transport::WsJson => Cutter::WebSocket(Socket::open(WEBSOCKET)),
         };
-        self.insert(Connection::new(id, state.transport, cutter, self.now_s));
+        let mut connection = Connection::new(id, state.transport, cutter, self.now_s);
+        connection.tls = state.tls.take();
+        self.insert(connection);
+        if let Some(address) = state.address
+            && !self.count_address(id.index, address)
+        {
+            return self.goodbye(id.index, Code::Busy);
+        }
         if self.draining_since_s.is_some() {
             return self.goodbye(id.index, Code::ShuttingDown);
         }

@@ -2,9 +2,11 @@
 //! nothing here decides about a conversation; all of it can be lost with the connection and is built again by the
 //! client's HELLO and its cursors.
 //!
-//! Order for one connection: accept, (upgrade), HELLO, hand over to the owner of the identity if that is another
-//! shard, WELCOME, then commands until it closes.
+//! Order for one connection: accept, (PROXY header), (TLS), (upgrade), HELLO, hand over to the owner of the identity
+//! if that is another shard, WELCOME, then commands until it closes.
 
+mod address;
+mod admit;
 mod backpressure;
 mod bytes;
 mod commands;
@@ -17,19 +19,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ringdesk_desk::command::Caller;
-use ringdesk_protocol::ws::Socket;
-use ringdesk_protocol::{Carry, Code};
+use ringdesk_protocol::Code;
 
 use crate::ask::{Ask, Want};
-use crate::io::{ConnId, ListenerKind, Output};
+use crate::io::{ConnId, Output};
 use crate::mail::Mail;
-use crate::message::{SessionRef, ShardMessage, Transport};
+use crate::message::{SessionRef, ShardMessage};
 use crate::owner::Owner;
 use crate::planted::{self, Bug};
 use crate::report::ShardReport;
 use crate::settings::Settings;
 
-use connection::{Connection, Cutter, Phase};
+use address::Addresses;
+use admit::OuterCounts;
+use connection::{Connection, Phase};
 
 /// Lane places that client requests leave free for answers and notes.
 const LANE_RESERVE: u32 = 64;
@@ -68,6 +71,10 @@ pub struct Front {
     slow: u64,
     dirty: Vec<u32>,
     pool: Vec<Vec<u8>>,
+    /// Decrypted bytes of the input at hand.
+    plain: Vec<u8>,
+    addresses: Addresses,
+    outer: OuterCounts,
     lane_room: Vec<u32>,
     /// Connections that are not read because a lane is full.
     behind_lanes: Vec<u32>,
@@ -95,6 +102,9 @@ impl Front {
             slow: 0,
             dirty: Vec::new(),
             pool: Vec::new(),
+            plain: Vec::new(),
+            addresses: Addresses::default(),
+            outer: OuterCounts::default(),
             lane_room: Vec::new(),
             behind_lanes: Vec::new(),
             now_ns: 0,
@@ -130,23 +140,13 @@ impl Front {
         report.slow = self.slow;
         report.outbox_bytes =
             self.connections.iter().flatten().map(|connection| connection.backlog_bytes() as u64).sum();
-    }
-
-    /// A connection was accepted.
-    pub fn accepted(&mut self, id: ConnId, listener: ListenerKind, mail: &mut Mail<'_>) {
-        let (transport, cutter) = match listener {
-            ListenerKind::Binary => (Transport::Stream, Cutter::Stream(Carry::new())),
-            ListenerKind::WebSocket => (Transport::WsJson, Cutter::WebSocket(Socket::new())),
-        };
-        self.insert(Connection::new(id, transport, cutter, self.now_s));
-        if self.draining_since_s.is_some()
-            || self.open > self.connections_max() + resumes_reserve(self.connections_max())
-        {
-            let code = if self.draining_since_s.is_some() { Code::ShuttingDown } else { Code::Busy };
-            self.goodbye(id.index, code);
-            return;
-        }
-        mail.output(Output::Receive { conn: id, once: true });
+        let secured = self.connections.iter().flatten().filter(|connection| connection.tls.is_some());
+        report.tls_connections = secured.count() as u64;
+        report.tls_handshakes = self.outer.tls_handshakes;
+        report.tls_resumed = self.outer.tls_resumed;
+        report.tls_failed = self.outer.tls_failed;
+        report.proxy_refused = self.outer.proxy_refused;
+        report.address_refused = self.outer.address_refused;
     }
 
     fn connections_max(&self) -> u64 {
@@ -162,6 +162,13 @@ impl Front {
         assert!(place.is_none(), "entry {index} is taken");
         *place = Some(Box::new(connection));
         self.open += 1;
+    }
+
+    fn vacate(&mut self, index: u32) -> Box<Connection> {
+        let connection = self.connections[index as usize].take().expect("an open connection");
+        self.addresses.leave(connection.address);
+        self.open -= 1;
+        connection
     }
 
     fn get(&mut self, id: ConnId) -> Option<&mut Connection> {
@@ -224,8 +231,7 @@ impl Front {
     /// Closes at once; its sessions end.
     fn close(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
         self.end_sessions(index, owner, mail);
-        let connection = self.connections[index as usize].take().expect("an open connection");
-        self.open -= 1;
+        let connection = self.vacate(index);
         if !matches!(connection.phase, Phase::Gone) {
             mail.output(Output::Close { conn: connection.id });
         }
@@ -244,12 +250,11 @@ impl Front {
             if connection.sending_bytes > 0 {
                 continue;
             }
-            if connection.outbox.is_empty() {
+            let Some(buffer) = self.next_send(index) else {
                 self.flushed(index, owner, mail);
                 continue;
-            }
-            let fresh = self.pool.pop().unwrap_or_default();
-            let buffer = std::mem::replace(&mut connection.outbox, fresh);
+            };
+            let connection = self.at(index);
             connection.sending_bytes = buffer.len() as u32;
             mail.output(Output::Send { conn: connection.id, buffer });
         }
@@ -266,13 +271,15 @@ impl Front {
             self.close(index, owner, mail);
         } else if matches!(connection.phase, Phase::Leaving { .. }) {
             let phase = std::mem::replace(&mut connection.phase, Phase::Gone);
-            let (conn, Phase::Leaving { to, state }) = (connection.id, phase) else { return };
+            let (conn, Phase::Leaving { to, mut state }) = (connection.id, phase) else { return };
+            state.tls = connection.tls.take();
+            let number = connection.address;
+            state.address = self.addresses.of(number);
             if planted::on(Bug::HandOverArmed) {
                 mail.output(Output::Receive { conn, once: false });
             }
             mail.output(Output::HandOver { conn, to, state });
-            self.connections[index as usize] = None;
-            self.open -= 1;
+            self.vacate(index);
         }
         if spare.capacity() > 0 && self.pool.len() < POOL_BUFFERS {
             self.pool.push(spare);

@@ -53,6 +53,8 @@ pub fn settings() -> Arc<Settings> {
         origins: Vec::new(),
         agent_names: BTreeMap::from([((1, 7), "Ana".into())]),
         connections_max: 1000,
+        address_connections_max: 0,
+        tls: None,
     })
 }
 
@@ -259,7 +261,7 @@ impl World {
     pub fn connect(&mut self, shard: u16) -> Client {
         self.next_index += 1;
         let conn = ConnId { index: self.next_index, generation: 1 };
-        let input = Input::Accepted { conn, listener: ListenerKind::Binary, peer: None };
+        let input = Input::Accepted { conn, listener: ListenerKind::BINARY, peer: None };
         self.inputs[usize::from(shard)].events.push(input);
         self.settle();
         Client { shard, index: conn.index }

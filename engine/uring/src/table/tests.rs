@@ -27,7 +27,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let mut bench = Self { table: Table::new(0, 8, &[ListenerKind::Binary]), now_ns: 0 };
+        let mut bench = Self { table: Table::new(0, 8, &[ListenerKind::BINARY]), now_ns: 0 };
         assert!(matches!(bench.ops()[..], [(_, Op::AcceptMulti { listener: 0 })]));
         bench
     }
@@ -62,7 +62,7 @@ impl Bench {
 
     fn accept(&mut self, entry: i32) -> ConnId {
         match self.input(super::user(super::ACCEPT, 1, 0), entry, true) {
-            Input::Accepted { conn, listener: ListenerKind::Binary, peer: None } => conn,
+            Input::Accepted { conn, listener: ListenerKind::BINARY, peer: None } => conn,
             other => panic!("{other:?}"),
         }
     }
@@ -115,6 +115,8 @@ fn state() -> Box<HandOver> {
         cursors: Vec::new(),
         frames: Vec::new(),
         unread: vec![1, 2],
+        tls: None,
+        address: None,
     })
 }
 

@@ -61,8 +61,17 @@ fn state(unread: Vec<u8>) -> Box<HandOver> {
         expires_s: 0,
         issued_s: 0,
     };
-    let (transport, device, cursors) = (Transport::Stream, DeviceId(1), Vec::new());
-    Box::new(HandOver { transport, principal, device, tag: 0, cursors, frames: Vec::new(), unread })
+    Box::new(HandOver {
+        transport: Transport::Stream,
+        principal,
+        device: DeviceId(1),
+        tag: 0,
+        cursors: Vec::new(),
+        frames: Vec::new(),
+        unread,
+        tls: None,
+        address: None,
+    })
 }
 
 impl Echo {
@@ -288,7 +297,7 @@ fn run<K: Kernel, F>(
     found: F,
 ) -> Ended<F> {
     let mut reactor =
-        Reactor::new(kernel, Echo::new(shard), port, &[ListenerKind::Binary], Limits::default());
+        Reactor::new(kernel, Echo::new(shard), port, &[ListenerKind::BINARY], Limits::default());
     started.send(reactor.mailbox()).expect("the test waits");
     let mut clock = HostClock::start();
     let end = reactor.run(&mut clock, Duration::ZERO, &mut |_news| ControlFlow::Continue(()));
