@@ -190,12 +190,12 @@ impl Tls {
         }
     }
 
-    /// Fetches the alert that an error left behind.
+    /// Fetches the alert that an error left behind. Asks rustls only while it has one: it would go on to look for
+    /// messages at places of received bytes that are gone.
     fn alert(&mut self) {
-        loop {
+        while self.connection.wants_write() {
             match self.connection.process_tls_records(&mut []).state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, &mut self.ready),
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 _ => return,
             }
         }

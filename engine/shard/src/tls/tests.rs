@@ -217,10 +217,16 @@ fn key_updates_are_answered() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
     #[test]
     fn arbitrary_bytes_never_panic_and_are_never_kept_long(
-        head in prop_oneof![Just(vec![22u8, 3, 1]), Just(vec![23, 3, 3]), Just(vec![20, 3, 3, 0, 1, 1]), Just(vec![])],
+        head in prop_oneof![
+            Just(vec![22u8, 3, 1]),
+            Just(vec![22, 3, 3, 0, 9, 1, 0, 2]),
+            Just(vec![23, 3, 3]),
+            Just(vec![20, 3, 3, 0, 1, 1]),
+            Just(vec![]),
+        ],
         noise in proptest::collection::vec(any::<u8>(), 0..2000),
         piece in 1usize..700,
     ) {
@@ -235,6 +241,48 @@ proptest! {
             prop_assert!(pair.server.held.len() <= HELD_BYTES_MAX);
         }
         prop_assert!(pair.plain.is_empty());
+    }
+
+    #[test]
+    fn a_damaged_handshake_never_panics(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in any::<prop::sample::Index>(),
+        twelve: bool,
+        flight in 0usize..2,
+        piece in 1usize..700,
+        again in 0usize..3,
+    ) {
+        static TWELVE: std::sync::OnceLock<World> = std::sync::OnceLock::new();
+        let world = match twelve {
+            true => TWELVE.get_or_init(|| world(&[&rustls::version::TLS12])),
+            false => WORLD.get_or_init(|| world(rustls::ALL_VERSIONS)),
+        };
+        let mut pair = world.pair();
+        let mut wire = Vec::new();
+        for _ in 0..flight {
+            pair.client.write_tls(&mut wire).unwrap();
+            pair.feed(std::mem::take(&mut wire), piece);
+            pair.answer(&[], false);
+        }
+        while pair.client.wants_write() {
+            pair.client.write_tls(&mut wire).unwrap();
+        }
+        for (at, to) in changes {
+            let at = at.index(wire.len());
+            wire[at] = to;
+        }
+        // A part of it comes again.
+        let part = wire[..cut.index(wire.len())].to_vec();
+        wire.extend(part.repeat(again));
+        for piece in wire.chunks(piece) {
+            if pair.end.is_some() {
+                break;
+            }
+            pair.feed(piece.to_vec(), piece.len());
+            prop_assert!(pair.server.held.len() <= HELD_BYTES_MAX);
+            pair.server.seal(b"an answer", false, &mut Vec::new());
+        }
+        pair.server.seal(b"a goodbye", true, &mut Vec::new());
     }
 
     #[test]
@@ -254,6 +302,11 @@ proptest! {
         prop_assert!(pair.plain.is_empty() || (at < 3 && pair.plain == message));
         prop_assert!(pair.end.is_some() || at < 5);
     }
+}
+
+/// `RINGDESK_TLS_CASES` runs more of them.
+fn cases() -> u32 {
+    std::env::var("RINGDESK_TLS_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(64)
 }
 
 static WORLD: std::sync::OnceLock<World> = std::sync::OnceLock::new();
