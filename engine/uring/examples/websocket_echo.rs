@@ -158,7 +158,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("io_uring cannot be used here: {error:?}"))?;
     let port = mesh::<ShardMessage>(1, 64).pop().expect("a mesh of one");
     let echo = Echo { terms, peers: BTreeMap::new(), deflater: Deflater::new() };
-    let mut reactor = Reactor::new(kernel, echo, port, &[ListenerKind::WebSocket], Limits::default());
+    let mut reactor = Reactor::new(kernel, echo, port, &[ListenerKind::WEBSOCKET], Limits::default());
     println!("ws://{}/ws echoes messages of up to {message_bytes_max} bytes", listening.endpoint);
     let end = reactor.run(&mut HostClock::start(), SPIN_DEFAULT, &mut |_news| ControlFlow::Continue(()));
     match end {
