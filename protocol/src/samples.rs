@@ -96,6 +96,21 @@ fn state(seq: u64, status: Status, cause: Cause, by: Author, agent: u32) -> Serv
     }
 }
 
+/// The reopening message is seq 6; the epoch of the last assignment stays.
+fn reopened() -> ServerMessage<'static> {
+    ServerMessage::State {
+        conversation: CONVERSATION,
+        seq: 7,
+        at: AT + 6,
+        status: Status::Queued,
+        cause: Cause::Reopened,
+        by: Author::Visitor,
+        agent: 0,
+        owner_epoch: 9,
+        agent_name: "",
+    }
+}
+
 /// A page of two messages and the state between them.
 fn page() -> ServerMessage<'static> {
     let mut items = Vec::new();
@@ -167,7 +182,7 @@ pub(crate) fn server() -> Vec<Sample<ServerMessage<'static>>> {
         ("state_assigned", 0, 0, state(3, Status::Assigned, Cause::Assigned, Author::System, 9)),
         ("state_agent_lost", 0, 0, state(4, Status::Queued, Cause::AgentLost, Author::System, 9)),
         ("state_resolved", 0, 0, state(5, Status::Resolved, Cause::Resolved, Author::Agent, 9)),
-        ("state_reopened", 0, 0, state(6, Status::Open, Cause::Reopened, Author::Visitor, 0)),
+        ("state_reopened", 0, 0, reopened()),
         ("receipt_visitor", 0, 0, Receipt { conversation, side: Side::Visitor, delivered: 3, read: 2 }),
         ("receipt_staff", 0, 0, Receipt { conversation, side: Side::Staff, delivered: 3, read: 3 }),
         ("typing", 0, 0, Typing { conversation, author: Author::Agent, agent: 9, on: true }),
@@ -181,6 +196,7 @@ pub(crate) fn server() -> Vec<Sample<ServerMessage<'static>>> {
         ("gap", 0, 0, Gap { conversation, from: 1, to: 17 }),
         ("reject_busy", 0, 3, reject(Code::Busy, 0x03, 250, 0)),
         ("reject_out_of_order", 0, 3, reject(Code::OutOfOrder, 0x03, 0, 8)),
+        ("reject_beyond_end", 0, 0, reject(Code::BeyondEnd, 0, 0, 17)),
         ("reject_unknown_kind", 0, 3, reject(Code::UnknownKind, 0, 0, 0)),
         (
             "goodbye",

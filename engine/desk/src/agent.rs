@@ -24,6 +24,8 @@ pub(crate) struct Standing {
     pub(crate) touched: Hlc,
     /// When the last session ended. Meaningful while `links` is 0.
     pub(crate) lost_since: Hlc,
+    /// Offline because it was away for longer than the grace period, not by its own word.
+    pub(crate) lapsed: bool,
 }
 
 impl Standing {
@@ -35,7 +37,14 @@ impl Standing {
             load: 0,
             touched: at,
             lost_since: at,
+            lapsed: false,
         }
+    }
+
+    /// What it declared counts no more.
+    pub(crate) fn lapse(&mut self) {
+        self.availability = Availability::Offline;
+        self.lapsed = true;
     }
 
     /// Its place among those who may take a conversation, if it may.
@@ -46,14 +55,11 @@ impl Standing {
         takes.then_some(Rank { load: self.load, capacity: self.capacity, touched: self.touched, agent })
     }
 
-    /// When its conversations go back to the queue: at once when it declared itself offline, after the grace
-    /// period when it lost its last session. `None` when it keeps them or has none.
+    /// When it is lost: at once while it is offline and has conversations to give back; after the grace period when it
+    /// lost its last session. `None` when nothing is to be done about it.
     pub(crate) fn loss_due(&self, limits: &Limits) -> Option<Hlc> {
-        if self.load == 0 {
-            return None;
-        }
         if self.availability == Availability::Offline {
-            return Some(Hlc(0));
+            return (self.load > 0).then_some(Hlc(0));
         }
         (self.links == 0).then(|| Hlc(self.lost_since.0.saturating_add(limits.grace_ms << 16)))
     }
@@ -86,12 +92,20 @@ impl PartialOrd for Rank {
     }
 }
 
+/// The last PRESENCE of one device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Declared {
+    device: DeviceId,
+    pub(crate) n: u64,
+    pub(crate) what: (Availability, u16),
+}
+
 /// One agent.
 struct Agent {
     standing: Standing,
     placed: BTreeSet<ConversationId>,
-    /// Last PRESENCE sequence per device, the device that declared longest ago first.
-    declared: Vec<(DeviceId, u64)>,
+    /// The device that declared longest ago first.
+    declared: Vec<Declared>,
 }
 
 /// The agents of one site.
@@ -114,10 +128,9 @@ impl Roster {
         self.agents.get(&agent).map(|agent| agent.standing)
     }
 
-    /// Last PRESENCE sequence of a device, 0 when none is known.
-    pub(crate) fn declared(&self, agent: AgentId, device: DeviceId) -> u64 {
-        let declared = self.agents.get(&agent).map_or(&[][..], |agent| &agent.declared);
-        declared.iter().find(|(known, _)| *known == device).map_or(0, |(_, n)| *n)
+    /// Last PRESENCE of a device.
+    pub(crate) fn declared(&self, agent: AgentId, device: DeviceId) -> Option<Declared> {
+        self.agents.get(&agent)?.declared.iter().find(|known| known.device == device).copied()
     }
 
     /// Those who may take a conversation, next first.
@@ -200,15 +213,16 @@ impl Roster {
         limits: &Limits,
     ) {
         self.change(id, at, limits, |agent| {
+            let lapsed = std::mem::take(&mut agent.standing.lapsed);
             agent.standing.availability = availability;
             agent.standing.capacity = capacity;
-            if let Some(known) = agent.declared.iter().position(|(known, _)| *known == device) {
-                let (_, before) = agent.declared.remove(known);
-                assert!(n > before, "{id:?}: PRESENCE {n} after {before}");
+            if let Some(known) = agent.declared.iter().position(|known| known.device == device) {
+                let before = agent.declared.remove(known).n;
+                assert!(n > before || (n == before && lapsed), "{id:?}: PRESENCE {n} after {before}");
             } else if agent.declared.len() == limits.presence_devices_max as usize {
                 agent.declared.remove(0);
             }
-            agent.declared.push((device, n));
+            agent.declared.push(Declared { device, n, what: (availability, capacity) });
         });
     }
 
@@ -219,6 +233,11 @@ impl Roster {
                 agent.standing.lost_since = at;
             }
         });
+    }
+
+    pub(crate) fn apply_lapsed(&mut self, agent: AgentId, at: Hlc, limits: &Limits) {
+        assert!(self.agents.contains_key(&agent), "{agent:?} is not known and lapses");
+        self.change(agent, at, limits, |agent| agent.standing.lapse());
     }
 
     /// Sessions are gone. Those who are not offline by their own word get the whole grace period again.
@@ -239,12 +258,15 @@ impl Roster {
             digest.u32(standing.links);
             digest.u64(standing.touched.0);
             digest.u64(standing.lost_since.0);
+            digest.u32(u32::from(standing.lapsed));
             digest.count(agent.placed.len());
             agent.placed.iter().for_each(|conversation| digest.u64(conversation.0));
             digest.count(agent.declared.len());
-            for (device, n) in &agent.declared {
+            for Declared { device, n, what: (availability, capacity) } in &agent.declared {
                 digest.u64(device.0);
                 digest.u64(*n);
+                digest.u32(*availability as u32);
+                digest.u32(u32::from(*capacity));
             }
         }
     }
@@ -272,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_is_due_only_for_who_has_conversations() {
+    fn loss_is_due_for_who_has_conversations_or_a_word_that_counts() {
         let limits = Limits::default();
         let mut standing = Standing::new(Hlc::from_millis(1000));
         assert_eq!(standing.loss_due(&limits), None);
@@ -280,7 +302,12 @@ mod tests {
         assert_eq!(standing.loss_due(&limits), Some(Hlc(0)), "offline by its own word");
         standing.availability = Availability::Away;
         assert_eq!(standing.loss_due(&limits), Some(Hlc::from_millis(31_000)));
+        standing.load = 0;
+        assert_eq!(standing.loss_due(&limits), Some(Hlc::from_millis(31_000)), "its word lapses");
         standing.links = 1;
         assert_eq!(standing.loss_due(&limits), None);
+        (standing.links, standing.load) = (0, 1);
+        standing.lapse();
+        assert_eq!(standing.loss_due(&limits), Some(Hlc(0)));
     }
 }

@@ -42,6 +42,7 @@ pub(crate) mod kind {
     pub(crate) const HEARD: u8 = 15;
     pub(crate) const CONFIRMED: u8 = 16;
     pub(crate) const BOOTED: u8 = 17;
+    pub(crate) const AGENT_LAPSED: u8 = 18;
 }
 
 /// Version of every event written today.
@@ -254,7 +255,7 @@ fn cut<'a>(rest: &mut &'a [u8]) -> Result<Framed<'a>, CodecError> {
     let length = u32::from_le_bytes([a, b, c, d]) as usize;
     let (fields, behind) = behind.split_at_checked(length).ok_or(CodecError::Short)?;
     *rest = behind;
-    if !(kind::OPENED..=kind::BOOTED).contains(&kind) {
+    if !(kind::OPENED..=kind::AGENT_LAPSED).contains(&kind) {
         return Err(CodecError::UnknownKind(kind));
     }
     if version != VERSION {
@@ -441,6 +442,10 @@ fn put_dispatcher_event(event: &Event, out: &mut Vec<u8>) -> u8 {
         Event::AgentLinks { slot, site, agent, links, at } => {
             out.u16(slot.0).u32(site.0).u32(agent.0).u32(*links).u64(at.0);
             kind::AGENT_LINKS
+        }
+        Event::AgentLapsed { slot, site, agent, at } => {
+            out.u16(slot.0).u32(site.0).u32(agent.0).u64(at.0);
+            kind::AGENT_LAPSED
         }
         other => unreachable!("{other:?} is no event of a dispatcher"),
     }

@@ -226,6 +226,7 @@ impl<'a> Reader<'a> {
             kind::AGENT_LINKS => {
                 Event::AgentLinks { slot, site, agent: self.agent()?, links: self.u32()?, at: self.at()? }
             }
+            kind::AGENT_LAPSED => Event::AgentLapsed { slot, site, agent: self.agent()?, at: self.at()? },
             _ => return None,
         })
     }

@@ -26,7 +26,7 @@ pub enum Caller<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum Availability {
-    /// Takes no conversations and gives back those it has after the grace period.
+    /// Takes no conversations and gives back those it has at once.
     Offline = 0,
     /// Takes conversations up to its capacity.
     Online = 1,
@@ -104,7 +104,7 @@ pub enum Command<'a> {
         agent: AgentId,
         /// Calling device.
         device: DeviceId,
-        /// The device's PRESENCE sequence, from 1. A repeat changes nothing.
+        /// The device's PRESENCE sequence, from 1. It only has to grow; a repeat is `Duplicate` with seq 0.
         n: u64,
         /// What it declares.
         availability: Availability,
@@ -120,7 +120,8 @@ pub enum Command<'a> {
         /// Agent.
         agent: AgentId,
     },
-    /// A session of the agent went away. After the last one the grace period runs.
+    /// A session of the agent went away. After the last one the grace period runs; at its end the agent is offline
+    /// until it declares again.
     AgentUnlinked {
         /// Slot of `{site}`.
         slot: Slot,

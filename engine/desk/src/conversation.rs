@@ -408,7 +408,7 @@ impl<'a> Decision<'a> {
             cause: Cause::AgentLost,
             agent: None,
             epoch,
-            by: Party::System,
+            by: number_party(conversation.agent),
             key: None,
             at: self.now,
         });

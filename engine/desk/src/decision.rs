@@ -28,7 +28,7 @@ pub(crate) struct Decision<'a> {
     pub(crate) state: &'a SlotState,
     /// Conversations of the whole desk.
     pub(crate) conversations: u64,
-    /// Placements and returns this decision may still make.
+    /// Placements, returns and lapses this decision may still make.
     pub(crate) moves_left: u32,
     events: &'a mut Vec<Event>,
     start: usize,

@@ -71,6 +71,7 @@ impl Dispatcher {
                 self.roster.apply_declared((agent, device, n), (availability, capacity), at, limits);
             }
             Event::AgentLinks { agent, links, at, .. } => self.roster.apply_links(agent, links, at, limits),
+            Event::AgentLapsed { agent, at, .. } => self.roster.apply_lapsed(agent, at, limits),
             ref other => panic!("{other:?} is no event of a dispatcher"),
         }
     }
@@ -103,7 +104,9 @@ impl<'a> Decision<'a> {
         if full && roster.standing(agent).is_none() { Err(Refusal::Busy) } else { Ok(()) }
     }
 
-    /// PRESENCE. A repeat changes nothing and is answered the same.
+    /// PRESENCE. Only the newest of a device counts, so its n may skip. A repeat changes nothing, unless what it
+    /// declared has lapsed: who repeats it for want of an answer must not be left offline. A lower n is refused: its
+    /// client has lost count, or was overtaken by itself.
     pub(crate) fn presence(
         &mut self,
         (site, agent): (SiteId, AgentId),
@@ -114,15 +117,36 @@ impl<'a> Decision<'a> {
             return Err(Refusal::Invalid);
         }
         self.agent_room(site, agent)?;
-        if n <= self.dispatcher(site).roster.declared(agent, device) {
-            return Ok(Answer::Done);
+        let roster = &self.dispatcher(site).roster;
+        let standing = roster.standing(agent);
+        match roster.declared(agent, device) {
+            Some(last) if n < last.n => {
+                return Err(Refusal::OutOfOrder { expected: last.n.saturating_add(1) });
+            }
+            Some(last) if n == last.n && last.what != (availability, capacity) => {
+                return Err(Refusal::IdReused);
+            }
+            Some(last) if n == last.n && !standing.is_some_and(|standing| standing.lapsed) => {
+                return Ok(Answer::Duplicate { seq: 0 });
+            }
+            _ => {}
         }
         let (slot, at) = (self.slot, self.now);
         self.push(Event::AgentDeclared { slot, site, agent, device, n, availability, capacity, at });
+        // Without a session, because that is still on its way: the grace period runs from this word on.
+        let lost =
+            availability != Availability::Offline && standing.is_some_and(|standing| standing.links == 0);
+        if lost {
+            self.push(Event::AgentLinks { slot, site, agent, links: 0, at });
+        }
         let mut draft = self.draft(site);
         draft.change(agent, |standing| {
+            standing.lapsed = false;
             standing.availability = availability;
             standing.capacity = capacity;
+            if lost {
+                standing.lost_since = at;
+            }
         });
         draft.settle();
         Ok(Answer::Done)

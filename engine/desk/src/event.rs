@@ -138,7 +138,7 @@ pub enum Event {
         agent: Option<AgentId>,
         /// Current assignment epoch.
         epoch: u32,
-        /// Who caused it.
+        /// Who caused it: of `AgentLost` the agent that was lost (the system in records of version 0.1.0).
         by: Party,
         /// The key of a RESOLVE: device and n. `None` for changes nobody keyed.
         key: Option<(DeviceId, u64)>,
@@ -260,7 +260,20 @@ pub enum Event {
         agent: AgentId,
         /// Live sessions now.
         links: u32,
-        /// When; with `links == 0` the grace period runs from here.
+        /// When; with `links == 0` the grace period runs from here. So it is logged without a change too, when an agent
+        /// without a session declares itself.
+        at: Hlc,
+    },
+    /// Dispatcher: an agent was without a session for longer than the grace period. What it declared counts no more:
+    /// it is offline until it declares again.
+    AgentLapsed {
+        /// Slot of `{site}`: the deciding one.
+        slot: Slot,
+        /// Site.
+        site: SiteId,
+        /// Agent.
+        agent: AgentId,
+        /// When.
         at: Hlc,
     },
     /// A note was told: number `n` of the pair.
@@ -318,6 +331,7 @@ impl Event {
             | Event::Left { slot, .. }
             | Event::AgentDeclared { slot, .. }
             | Event::AgentLinks { slot, .. }
+            | Event::AgentLapsed { slot, .. }
             | Event::Booted { slot, .. } => slot,
             Event::Told { from, .. } | Event::Confirmed { from, .. } => from,
             Event::Heard { to, .. } => to,

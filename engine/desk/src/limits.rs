@@ -35,7 +35,7 @@ pub struct Limits {
     pub presence_devices_max: u32,
     /// Largest capacity an agent may declare; more is `Invalid`.
     pub capacity_max: u16,
-    /// Conversations placed or returned in one decision. The rest is due at once (see `Desk::next_deadline`).
+    /// Conversations placed or returned and agents lapsed in one decision. The rest is due at once (see `Desk::next_deadline`).
     pub moves_per_decision: u32,
     /// Events of one decision.
     pub decision_events_max: u32,
@@ -83,7 +83,7 @@ impl Limits {
             self.notes_outstanding_max >= self.moves_per_decision,
             "one decision's notes must fit the outstanding bound"
         );
-        // A move is two events; a heard note, its effects and a declaration are at most six.
+        // A move is two events, a lapse one; a heard note, its effects and a declaration are at most six.
         assert!(
             u64::from(self.decision_events_max) >= 2 * u64::from(self.moves_per_decision) + 6,
             "the events of one decision must hold its moves"

@@ -1,13 +1,14 @@
 //! Assignment: the longest-waiting conversation to the least-loaded agent, and back from agents that are lost.
 //!
 //! A draft is a dispatcher as it will stand once the events decided so far are applied: the dispatcher's own state
-//! behind a few changes, since one decision touches few conversations and agents. Order: first conversations
-//! return from lost agents, then those who wait are placed; both stop at the bound of moves per decision or of
+//! behind a few changes, since one decision touches few conversations and agents. Order: first lost agents lapse and
+//! their conversations return, then those who wait are placed; both stop at the bound of moves per decision or of
 //! notes, and the dispatcher's deadline stays due until the rest is done.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::agent::Standing;
+use crate::command::Availability;
 use crate::decision::Decision;
 use crate::dispatcher::Dispatcher;
 use crate::event::{Event, Note};
@@ -67,7 +68,10 @@ impl<'d, 'a> Draft<'d, 'a> {
     /// Returns and places until nothing is left to do or a bound is reached.
     pub(crate) fn settle(&mut self) {
         for agent in self.lost() {
-            self.take_back(agent);
+            if self.decision.moves_left > 0 {
+                self.lapse(agent);
+                self.take_back(agent);
+            }
         }
         while self.may_move() {
             let Some((conversation, since, epoch)) = self.next_waiting() else { break };
@@ -80,7 +84,7 @@ impl<'d, 'a> Draft<'d, 'a> {
         self.decision.moves_left > 0 && self.decision.note_room()
     }
 
-    /// Agents that lose their conversations now. No more than there are moves: each has at least one to give.
+    /// Agents that are lost now. No more than there are moves: each lapses or has at least one conversation to give.
     fn lost(&self) -> Vec<AgentId> {
         let (now, limits) = (self.decision.now, self.decision.limits);
         let due = |standing: &Standing| standing.loss_due(limits).is_some_and(|due| due <= now);
@@ -89,6 +93,19 @@ impl<'d, 'a> Draft<'d, 'a> {
             self.dispatcher.roster.graces().take_while(|(due, _)| *due <= now).map(|(_, agent)| *agent);
         let unchanged = listed.filter(|agent| !self.agents.contains_key(agent));
         changed.chain(unchanged).take(self.decision.moves_left as usize).collect()
+    }
+
+    /// The word of an agent without a session counts no more.
+    fn lapse(&mut self, agent: AgentId) {
+        let roster = &self.dispatcher.roster;
+        let standing = self.agents.get(&agent).copied().or_else(|| roster.standing(agent));
+        if standing.is_none_or(|standing| standing.availability == Availability::Offline) {
+            return;
+        }
+        let (slot, site, at) = (self.decision.slot, self.site, self.decision.now);
+        self.decision.moves_left -= 1;
+        self.decision.push(Event::AgentLapsed { slot, site, agent, at });
+        self.change(agent, Standing::lapse);
     }
 
     fn take_back(&mut self, agent: AgentId) {

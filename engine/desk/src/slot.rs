@@ -128,7 +128,8 @@ impl SlotState {
             | Event::Returned { site, .. }
             | Event::Left { site, .. }
             | Event::AgentDeclared { site, .. }
-            | Event::AgentLinks { site, .. } => {
+            | Event::AgentLinks { site, .. }
+            | Event::AgentLapsed { site, .. } => {
                 self.sites.entry(*site).or_insert_with(Dispatcher::new).apply(event, limits);
                 return true;
             }

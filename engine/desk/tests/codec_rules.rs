@@ -71,6 +71,7 @@ fn one_of_each() -> Vec<Event> {
             at,
         },
         Event::AgentLinks { slot: SLOT, site, agent, links: 3, at },
+        Event::AgentLapsed { slot: SLOT, site, agent, at },
         told(Note::Want { site, conversation, since: at, epoch: 1 }),
         told(Note::Assign { conversation, agent, epoch: 2 }),
         told(Note::Unassign { conversation, epoch: 3 }),
@@ -117,7 +118,7 @@ fn unknown_kinds_and_versions_are_named() {
         decode(&bytes)
     };
     assert_eq!(with(2, 0), Err(CodecError::UnknownKind(0)));
-    assert_eq!(with(2, 18), Err(CodecError::UnknownKind(18)));
+    assert_eq!(with(2, 19), Err(CodecError::UnknownKind(19)));
     assert_eq!(with(3, 2), Err(CodecError::UnknownVersion { kind: 17, version: 2 }));
     let named = CodecError::UnknownVersion { kind: 17, version: 2 }.to_string();
     assert!(named.contains("17") && named.contains("version 2"), "{named}");

@@ -4,8 +4,8 @@ mod world;
 
 use ringdesk_desk::Limits;
 use ringdesk_desk::command::{Answer, Availability, Command, Refusal};
-use ringdesk_desk::event::{Event, Note, Status};
-use ringdesk_desk::ids::{AgentId, ConversationId, DeviceId, Hlc};
+use ringdesk_desk::event::{Cause, Event, Note, Status};
+use ringdesk_desk::ids::{AgentId, ConversationId, DeviceId, Hlc, Party};
 use world::{SITE, SITE_SLOT, VISITOR_SLOT, World, agent, tiny, visitor};
 
 /// Conversations that wait: visitors "0", "1", ... in this order.
@@ -71,9 +71,15 @@ fn a_repeated_presence_changes_nothing() {
     let mut world = World::new(tiny());
     world.staff(1, 1);
     assert!(world.declare(1, 5, Availability::Away, 3).is_ok(), "gaps are allowed: only the newest counts");
-    for n in 1..=5 {
-        assert_eq!(world.declare(1, n, Availability::Offline, 9), Ok(Answer::Done));
-        assert!(world.last.is_empty());
+    assert_eq!(world.declare(1, 5, Availability::Away, 3), Ok(Answer::Duplicate { seq: 0 }));
+    assert!(world.last.is_empty());
+    for (availability, capacity) in [(Availability::Offline, 3), (Availability::Away, 9)] {
+        assert_eq!(world.declare(1, 5, availability, capacity), Err(Refusal::IdReused));
+    }
+    for n in 1..=4 {
+        let lost_count = Err(Refusal::OutOfOrder { expected: 6 });
+        assert_eq!(world.declare(1, n, Availability::Offline, 9), lost_count);
+        assert_eq!(world.declare(1, n, Availability::Away, 3), lost_count);
     }
     let view = world.site().agent(AgentId(1)).expect("declared");
     assert_eq!((view.availability, view.capacity), (Availability::Away, 3));
@@ -148,8 +154,77 @@ fn a_lost_agent_keeps_its_conversations_for_the_grace_period() {
     assert_eq!(world.desk.next_deadline(), None);
     assert!(world.link(1).is_ok());
     world.drain();
-    assert_eq!(owner(&world, ids[0]), Some(1), "still online by its own word");
-    assert_eq!(world.view(ids[0]).epoch, 2);
+    assert_eq!(owner(&world, ids[0]), None, "its word has lapsed");
+    assert!(world.declare(1, 2, Availability::Online, 1).is_ok());
+    world.drain();
+    assert_eq!((owner(&world, ids[0]), world.view(ids[0]).epoch), (Some(1), 2));
+}
+
+fn availability(world: &World, agent: u32) -> Option<Availability> {
+    world.site().agent(AgentId(agent)).map(|agent| agent.availability)
+}
+
+#[test]
+fn the_word_of_an_agent_lapses_with_the_grace_period_whether_it_has_conversations_or_not() {
+    let mut world = World::new(Limits::default());
+    world.staff(1, 2);
+    assert!(world.unlink(1).is_ok());
+    world.pass_ms(29_000);
+    assert!(world.link(1).is_ok());
+    assert_eq!(availability(&world, 1), Some(Availability::Online), "back in time: it goes on");
+    assert!(world.unlink(1).is_ok());
+    world.pass_ms(30_001);
+    world.run(&Command::Tick { slot: SITE_SLOT }).expect("a tick is never refused");
+    assert!(matches!(world.last[..], [Event::AgentLapsed { agent: AgentId(1), .. }]), "{:?}", world.last);
+    assert_eq!(world.desk.next_deadline(), None);
+    assert!(world.link(1).is_ok());
+    let waits = queued(&mut world, 1)[0];
+    assert_eq!((owner(&world, waits), availability(&world, 1)), (None, Some(Availability::Offline)));
+    assert!(world.replayed().digest() == world.desk.digest());
+    // The same PRESENCE again: its ACK was lost, and the client must not believe that it is online when it is not.
+    assert_eq!(world.declare(1, 1, Availability::Away, 2), Err(Refusal::IdReused));
+    assert_eq!(world.declare(1, 1, Availability::Online, 2), Ok(Answer::Done));
+    world.drain();
+    assert_eq!(owner(&world, waits), Some(1));
+    assert_eq!(world.declare(1, 1, Availability::Online, 2), Ok(Answer::Duplicate { seq: 0 }));
+    assert!(world.replayed().digest() == world.desk.digest());
+}
+
+/// A link can wait for room in the log while the PRESENCE behind it is taken.
+#[test]
+fn a_word_before_its_session_starts_the_grace_period_anew() {
+    let mut world = World::new(Limits::default());
+    world.staff(1, 1);
+    assert!(world.unlink(1).is_ok());
+    world.pass_ms(40_000);
+    world.drain();
+    assert_eq!(availability(&world, 1), Some(Availability::Offline));
+    assert!(world.declare(1, 2, Availability::Online, 1).is_ok());
+    world.drain();
+    assert!(world.link(1).is_ok());
+    world.drain();
+    assert_eq!(availability(&world, 1), Some(Availability::Online));
+    assert!(world.replayed().digest() == world.desk.digest());
+}
+
+#[test]
+fn who_lost_a_conversation_is_told() {
+    let mut world = World::new(Limits::default());
+    world.staff(1, 1);
+    let id = queued(&mut world, 1)[0];
+    assert!(world.unlink(1).is_ok());
+    world.pass_ms(30_001);
+    world.drain();
+    let lost = world.log.iter().flat_map(|record| ringdesk_desk::codec::decode(record).expect("our own"));
+    let by = lost.filter_map(|event| match event {
+        Event::Changed { conversation, cause: Cause::AgentLost, by, agent: None, .. }
+            if conversation == id =>
+        {
+            Some(by)
+        }
+        _ => None,
+    });
+    assert_eq!(by.collect::<Vec<_>>(), [Party::Agent(AgentId(1))]);
 }
 
 #[test]

@@ -68,7 +68,10 @@ pub fn put_item(event: &Event, site: SiteId, names: &AgentNames, out: &mut Vec<u
             true
         }
         Event::Changed { conversation, seq, status: to, cause: why, agent, epoch, by, at, .. } => {
-            let agent = agent.map_or(0, |agent| agent.0);
+            // The agent concerned: the new owner, else who resolved it or lost it. It is the system that takes back.
+            let (by, causer) = author(*by);
+            let by = if *why == Cause::AgentLost { wire::Author::System } else { by };
+            let agent = agent.map_or(causer, |agent| agent.0);
             let name = names.get(&(site.0, agent)).map_or("", |name| name);
             ServerMessage::State {
                 conversation: conversation.0,
@@ -76,7 +79,7 @@ pub fn put_item(event: &Event, site: SiteId, names: &AgentNames, out: &mut Vec<u
                 at: at.0,
                 status: status(*to),
                 cause: cause(*why),
-                by: author(*by).0,
+                by,
                 agent,
                 owner_epoch: *epoch,
                 agent_name: name,
@@ -169,7 +172,7 @@ pub fn refusal(refusal: Refusal) -> (Code, u64) {
         Refusal::DeviceLimit => (Code::DeviceLimit, 0),
         Refusal::StaleOwner { epoch } => (Code::StaleOwner, u64::from(epoch)),
         Refusal::Resolved => (Code::Resolved, 0),
-        Refusal::BeyondEnd { .. } => (Code::BeyondEnd, 0),
+        Refusal::BeyondEnd { seq } => (Code::BeyondEnd, seq),
         Refusal::Invalid => (Code::Invalid, 0),
         Refusal::Busy => (Code::Busy, 0),
     }

@@ -35,14 +35,14 @@ fn whole_conversation(shards: u16) {
     assert_eq!(world.heard(agent), ["reject#7 ID_REUSED 0"]);
     assert!(world.heard(visitor).is_empty());
     world.say(agent, &ClientMessage::Resolve { conversation, n: 2, owner_epoch: 1 }, 8);
-    assert_eq!(world.heard(agent), ["state 5 resolved", "ack#8 seq=5 n=2"]);
+    assert_eq!(world.heard(agent), ["state 5 resolved Ana", "ack#8 seq=5 n=2"]);
     // After a crash and with another number of shards everything is still there, and the visitor resumes.
     world.reboot(3, 2);
     let cursor = [Cursor::new(conversation, 1, 3)];
     let visitor = world.visitor(0, "v-1", 12, &cursor);
     assert_eq!(
         world.heard(visitor),
-        ["welcome v-1@demo", "deliver 4 agent: good morning", "state 5 resolved"]
+        ["welcome v-1@demo", "deliver 4 agent: good morning", "state 5 resolved Ana"]
     );
     world.say(visitor, &send(conversation, 1, 0, "one more thing"), 9);
     let seen = world.heard(visitor);
@@ -153,7 +153,7 @@ fn an_agent_that_stays_away_gives_back_and_the_next_one_owns() {
     world.advance_ms(29_000);
     assert!(world.heard(visitor).is_empty());
     world.advance_ms(2_000);
-    assert_eq!(world.heard(visitor), [format!("state 4 {}", Status::Queued.name())]);
+    assert_eq!(world.heard(visitor), [format!("state 4 {} Ana", Status::Queued.name())]);
     let agent = world.agent(1, 2);
     let seen = world.heard(agent);
     assert!(seen.contains(&"assigned after=0 epoch=2".to_owned()), "{seen:?}");

@@ -88,7 +88,11 @@ fn faults_have_their_codes() {
     }
     assert_eq!(code("{\"type\":\"welcome\"}"), Err(Code::UnknownKind));
     assert_eq!(code("{\"type\":\"unbind\",\"channel\":4294967296}"), Err(Code::Invalid));
-    assert_eq!(code("{\"type\":\"open\",\"n\":18446744073709551616,\"topic\":\"\"}"), Err(Code::BadJson));
+    assert_eq!(code("{\"type\":\"open\",\"n\":18446744073709551616,\"topic\":\"\"}"), Err(Code::Invalid));
+    for number in ["-0", "-1", "1.0", "1e0", "0.5"] {
+        let open = format!("{{\"type\":\"open\",\"n\":{number},\"topic\":\"\"}}");
+        assert_eq!(code(&open), Err(Code::BadJson), "{number}");
+    }
     let topic = "a".repeat(65);
     assert_eq!(code(&format!("{{\"type\":\"open\",\"n\":1,\"topic\":\"{topic}\"}}")), Err(Code::TooLarge));
     let presence = "{\"type\":\"presence\",\"n\":1,\"capacity\":1,\"availability\":\"ONLINE\"}";
@@ -99,6 +103,12 @@ fn faults_have_their_codes() {
 fn depth_width_and_count_are_bounded() {
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(500), "]".repeat(500));
     assert_eq!(parse_client(&deep), Err(WireError::NotJson));
+    // The object itself is the first of the 127 levels.
+    let ping = |lists: usize| {
+        let nested = format!("{}{}", "[".repeat(lists), "]".repeat(lists));
+        parse_client(&format!("{{\"type\":\"ping\",\"nonce\":\"0000000000000000\",\"a\":{nested}}}"))
+    };
+    assert_eq!((ping(126), ping(127)), (Ok(0x0B), Err(WireError::NotJson)));
     let wide = format!("{{\"a\":[{}0]}}", "0,".repeat(256));
     assert_eq!(parse_client(&wide), Err(WireError::NotJson));
     let fields: Vec<String> = (0..65).map(|number| format!("\"f{number}\":0")).collect();

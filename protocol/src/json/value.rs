@@ -14,10 +14,12 @@ const FIELDS_MAX: usize = 64;
 const ELEMENTS_MAX: usize = 256;
 const _: () = assert!(ELEMENTS_MAX >= limits::CURSORS_MAX && ELEMENTS_MAX >= limits::PAGE_ITEMS_MAX);
 
-/// One JSON value. What the wire format never uses (null, fractions, negative numbers) is `Other`.
+/// One JSON value. What the wire format never uses (null, fractions, numbers with a sign or an exponent) is `Other`.
 #[derive(Debug)]
 pub(crate) enum Value<'a> {
     Number(u64),
+    /// A number of 2^64 or more: in no field's range.
+    Beyond,
     Flag(bool),
     Text(Cow<'a, str>),
     List(Vec<Value<'a>>),
@@ -29,6 +31,7 @@ impl<'a> Value<'a> {
     pub(crate) fn number(&self, field: &'static str) -> Result<u64, WireError> {
         match self {
             Value::Number(number) => Ok(*number),
+            Value::Beyond => Err(WireError::Invalid { field }),
             _ => Err(WireError::WrongType { field, expected: "a whole number that is not negative" }),
         }
     }
@@ -94,8 +97,9 @@ impl<'de> Visitor<'de> for ValueVisitor {
     fn visit_i64<E: Error>(self, _: i64) -> Result<Value<'de>, E> {
         Ok(Value::Other)
     }
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Value<'de>, E> {
-        Ok(Value::Other)
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value<'de>, E> {
+        const BEYOND_U64: f64 = 18_446_744_073_709_551_616.0;
+        Ok(if value >= BEYOND_U64 { Value::Beyond } else { Value::Other })
     }
     fn visit_unit<E: Error>(self) -> Result<Value<'de>, E> {
         Ok(Value::Other)

@@ -112,11 +112,11 @@ messages! {
     /// An agent states availability and capacity. Answered by ACK.
     Presence = 0x08, "presence", &[], own_channel: false {
         fixed {
-            /// The device's PRESENCE sequence, from 1.
+            /// The device's PRESENCE sequence, from 1; may skip.
             n: u64 => Number,
             /// What it declares.
             availability: Availability => Named,
-            /// Conversations it takes at once.
+            /// Conversations it takes at once, 0 to 1,000.
             capacity: u16 => Number,
         }
         variable {}

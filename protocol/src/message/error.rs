@@ -63,7 +63,7 @@ impl WireError {
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            WireError::UnknownKind => write!(f, "The server does not know this kind of message."),
+            WireError::UnknownKind => write!(f, "The server does not know this kind of frame."),
             WireError::Magic => write!(f, "The HELLO does not start with RDK1."),
             WireError::Missing { field } => write!(f, "The field `{field}` is missing or cut short."),
             WireError::TooLarge { field, max } => write!(f, "The field `{field}` is larger than {max}."),

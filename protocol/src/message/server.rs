@@ -91,7 +91,7 @@ messages! {
             status: Status => Named,
             /// Every item after this seq is pushed; those up to it come through HISTORY. At most the highest durable seq.
             seq: u64 => Number,
-            /// Hybrid logical clock since when it waited or was assigned.
+            /// Hybrid logical clock since when its visitor waits or waited; assignment does not change it.
             since: u64 => Id,
             /// Highest seq read by the visitor.
             visitor_read: u64 => Number,
@@ -122,7 +122,7 @@ messages! {
             cause: Cause => Named,
             /// Who caused it.
             by: Author => Named,
-            /// The agent concerned; 0 if none.
+            /// The new owner, or who resolved or lost it; else 0.
             agent: u32 => Number,
             /// The assignment epoch after the change.
             owner_epoch: u32 => Number,
@@ -196,13 +196,13 @@ messages! {
         fixed {
             /// Why.
             code: Code => Named,
-            /// Kind of the refused frame.
+            /// Kind of the refused frame; 0 for a cursor of HELLO or BIND, and where no kind could be read.
             of: u8 => Kind,
-            /// The conversation it was about; 0 where there is none.
+            /// The conversation it was about; 0 where there is none, or the frame could not be read.
             conversation: u64 => Id,
             /// Try again after this long; 0 = trying again as it is will not help.
             retry_after_ms: u32 => Number,
-            /// OUT_OF_ORDER: the n expected. STALE_OWNER: the current epoch. Else 0.
+            /// OUT_OF_ORDER: the n expected. STALE_OWNER: the current epoch. BEYOND_END: the highest seq. Else 0.
             detail: u64 => Number,
         }
         variable {

@@ -83,6 +83,10 @@ fn refused_texts() -> Vec<(&'static str, &'static str)> {
         ("number_as_text", "{\"type\":\"open\",\"tag\":1,\"n\":\"1\",\"topic\":\"\"}"),
         ("negative_number", "{\"type\":\"open\",\"tag\":1,\"n\":-1,\"topic\":\"\"}"),
         ("fraction", "{\"type\":\"open\",\"tag\":1,\"n\":1.5,\"topic\":\"\"}"),
+        ("fraction_of_nothing", "{\"type\":\"open\",\"tag\":1,\"n\":1.0,\"topic\":\"\"}"),
+        ("exponent", "{\"type\":\"open\",\"tag\":1,\"n\":1e0,\"topic\":\"\"}"),
+        ("negative_zero", "{\"type\":\"open\",\"tag\":1,\"n\":-0,\"topic\":\"\"}"),
+        ("number_beyond_64_bits", "{\"type\":\"open\",\"tag\":1,\"n\":18446744073709551616,\"topic\":\"\"}"),
         ("id_as_number", "{\"type\":\"ping\",\"tag\":1,\"nonce\":7}"),
         ("id_in_upper_case", "{\"type\":\"ping\",\"tag\":1,\"nonce\":\"00000000000000AB\"}"),
         ("id_too_short", "{\"type\":\"ping\",\"tag\":1,\"nonce\":\"ab\"}"),
@@ -194,7 +198,7 @@ fn websocket_streams() -> Vec<(&'static str, Vec<u8>)> {
         ("continuation_of_nothing", masked(0x80, b"hi")),
         ("text_not_utf8", masked(0x81, &[0xC3, 0x28])),
         ("close_code_that_never_travels", masked(0x88, &1006u16.to_be_bytes())),
-        ("too_long_from_the_head_alone", vec![0x82, 0xFF, 0, 0, 0, 0, 0, 2, 0, 0x11]),
+        ("too_long_from_the_head_alone", vec![0x82, 0xFF, 0, 0, 0, 0, 0, 2, 0, 0x11, 0x37, 0xFA, 0x21, 0x3D]),
     ]
 }
 

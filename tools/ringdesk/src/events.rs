@@ -42,6 +42,7 @@ pub fn json(event: &Event) -> Value {
         | Event::Left { .. }
         | Event::AgentDeclared { .. }
         | Event::AgentLinks { .. }
+        | Event::AgentLapsed { .. }
         | Event::Booted { .. } => dispatcher(event),
         Event::Told { from, to, n, note } => {
             json!({ "type": "told", "from": from.0, "to": to.0, "n": n, "note": note_json(note) })
@@ -120,6 +121,9 @@ fn dispatcher(event: &Event) -> Value {
         Event::AgentLinks { slot, site, agent, links, at } => json!({
             "type": "agent_links", "slot": slot.0, "site": site.0, "agent": agent.0, "links": links,
             "at_ms": ms(*at),
+        }),
+        Event::AgentLapsed { slot, site, agent, at } => json!({
+            "type": "agent_lapsed", "slot": slot.0, "site": site.0, "agent": agent.0, "at_ms": ms(*at),
         }),
         Event::Booted { slot, at } => json!({ "type": "booted", "slot": slot.0, "at_ms": ms(*at) }),
         other => panic!("{other:?} is told elsewhere"),

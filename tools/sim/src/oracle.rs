@@ -406,10 +406,11 @@ impl Conversation {
                 walk.must_queue.is_none() && walk.status == Status::Queued && epoch > walk.epoch && agent != 0
             }
             (Cause::AgentLost, Status::Queued) => {
-                walk.must_queue.is_none() && walk.status == Status::Assigned
+                walk.must_queue.is_none() && walk.status == Status::Assigned && agent == walk.owner
             }
             (Cause::Resolved, Status::Resolved) => {
-                walk.must_queue.is_none() && walk.status != Status::Resolved
+                let resolver = agent == 0 || agent == walk.owner;
+                walk.must_queue.is_none() && walk.status != Status::Resolved && resolver
             }
             _ => false,
         };

@@ -93,7 +93,17 @@ impl ApiError {
         )
     }
 
-    /// 403: the Host or Origin header is none of ours.
+    /// 403: the request comes from a page of another origin than the one it is sent to.
+    pub fn foreign_origin() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "BAD_ORIGIN",
+            "Pages of another origin may not call the control plane.",
+            "其他来源的网页不得调用控制面。",
+        )
+    }
+
+    /// 403: the Host header is none of ours.
     pub fn foreign_host() -> Self {
         Self::new(
             StatusCode::FORBIDDEN,

@@ -49,7 +49,7 @@ pub async fn same_host(State(plane): State<Arc<Plane>>, request: Request, next: 
         let authority =
             origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, rest)| rest);
         if authority.is_none_or(|authority| !authority.eq_ignore_ascii_case(host)) {
-            return ApiError::foreign_host().into_response();
+            return ApiError::foreign_origin().into_response();
         }
     }
     next.run(request).await

@@ -236,6 +236,10 @@ impl Front {
             self.goodbye(index, code);
             return ControlFlow::Break(());
         }
+        if kind == HELLO {
+            self.goodbye(index, Code::ProtocolViolation);
+            return ControlFlow::Break(());
+        }
         let sentence = error.to_string();
         let message = ringdesk_protocol::ServerMessage::Reject {
             code: error.code(),

@@ -7,10 +7,12 @@ use ringdesk_desk::ids::{ConversationId, DeviceId};
 use ringdesk_protocol::{self as wire, ClientMessage, Code, Frame, ServerMessage};
 
 use super::backpressure::{CHANNEL_CREDIT, is_counted};
+use super::bytes::HELLO;
 use super::connection::{Phase, Session};
 use super::hello::Hello;
 use super::{Front, PAGES_OUT_MAX};
 use crate::ask::{Ask, Want};
+use crate::frames;
 use crate::mail::Mail;
 use crate::message::{Identity, SessionRef};
 use crate::owner::Owner;
@@ -28,6 +30,8 @@ impl Front {
         mail: &mut Mail<'_>,
     ) {
         match ClientMessage::decode(frame.header.kind, frame.body) {
+            // Even one that cannot be read is a second HELLO.
+            Err(_) if frame.header.kind == HELLO => self.goodbye(index, Code::ProtocolViolation),
             Ok(message) => {
                 self.on_message(index, frame.header.channel, frame.header.tag, message, owner, mail);
             }
@@ -98,7 +102,9 @@ impl Front {
         let Some(ready) = self.at(index).ready_mut() else { return };
         let site_name = ready.principal.site_name.clone();
         let Some(session) = ready.sessions.get(&channel) else {
-            return self.refuse(from, tag, kind, 0, Code::ChannelUnknown);
+            // A gateway's own channel has an identity, which is no visitor's.
+            let code = if channel == 0 { Code::Forbidden } else { Code::ChannelUnknown };
+            return self.refuse(from, tag, kind, 0, code);
         };
         let spent = session.asked >= CHANNEL_CREDIT && is_counted(kind) && channel != 0;
         let want = match want_of(message, session, &site_name) {
@@ -107,6 +113,9 @@ impl Front {
         };
         if spent {
             return self.refuse(from, tag, kind, want.conversation(), Code::Busy);
+        }
+        if let Some(sentence) = out_of_range(message) {
+            return self.refuse_value(from, tag, (kind, want.conversation()), sentence);
         }
         if let Want::History { conversation, .. } = want {
             let connection = self.at(index);
@@ -128,6 +137,14 @@ impl Front {
         self.route(Ask { from, tag, kind, device, caller, want, body }, owner, mail);
     }
 
+    /// INVALID, with a sentence that names the field.
+    fn refuse_value(&mut self, to: SessionRef, tag: u32, (of, conversation): (u8, u64), sentence: &str) {
+        let code = Code::Invalid;
+        let message =
+            ServerMessage::Reject { code, of, conversation, retry_after_ms: 0, detail: 0, sentence };
+        self.put(to, &frames::frame(&message, tag));
+    }
+
     fn bind(
         &mut self,
         (index, channel, tag): (u32, u32, u32),
@@ -142,8 +159,10 @@ impl Front {
         let Some(ready) = self.at(index).ready_mut() else { return };
         let code = if ready.principal.identity != Identity::Gateway {
             Some(Code::Forbidden)
-        } else if channel == 0 || device == 0 {
-            Some(Code::Invalid)
+        } else if channel == 0 {
+            return self.refuse_value(from, tag, (kind, 0), "The field `channel` must not be 0.");
+        } else if device == 0 {
+            return self.refuse_value(from, tag, (kind, 0), "The field `device` must not be 0.");
         } else if ready.sessions.contains_key(&channel) {
             Some(Code::ChannelInUse)
         } else if ready.sessions.len() >= CHANNELS_MAX {
@@ -193,10 +212,27 @@ impl Front {
     }
 }
 
+/// `Limits::capacity_max` of the desk.
+const CAPACITY_MAX: u16 = 1000;
+
 /// Kinds of the frames that never become an ask.
 const BIND: u8 = 0x09;
 const UNBIND: u8 = 0x0A;
 const PING: u8 = 0x0B;
+
+/// What is wrong with a number that its type allows. What depends on who asks is the desk's to judge.
+fn out_of_range(message: &ClientMessage<'_>) -> Option<&'static str> {
+    match *message {
+        ClientMessage::Open { n: 0, .. }
+        | ClientMessage::Send { n: 0, .. }
+        | ClientMessage::Resolve { n: 0, .. }
+        | ClientMessage::Presence { n: 0, .. } => Some("The field `n` must be at least 1."),
+        ClientMessage::Presence { capacity, .. } if capacity > CAPACITY_MAX => {
+            Some("The field `capacity` must be at most 1000.")
+        }
+        _ => None,
+    }
+}
 
 fn want_of(message: &ClientMessage<'_>, session: &Session, site: &str) -> Result<Want, Code> {
     let is_agent = session.agent.is_some();
@@ -249,5 +285,18 @@ mod tests {
         assert!(ClientMessage::KINDS.contains(&(BIND, "bind")));
         assert!(ClientMessage::KINDS.contains(&(UNBIND, "unbind")));
         assert!(ClientMessage::KINDS.contains(&(PING, "ping")));
+    }
+
+    #[test]
+    fn the_largest_capacity_is_the_desks() {
+        assert_eq!(CAPACITY_MAX, ringdesk_desk::Limits::default().capacity_max);
+        let presence = |capacity| {
+            out_of_range(&ClientMessage::Presence {
+                n: 1,
+                availability: wire::Availability::Online,
+                capacity,
+            })
+        };
+        assert_eq!((presence(1000), presence(1001).is_some()), (None, true));
     }
 }

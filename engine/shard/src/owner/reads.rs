@@ -160,6 +160,16 @@ impl Owner {
             return;
         };
         let owns = agent.is_some() && view.agent == agent;
+        // What was shown was durable, so no honest cursor is ahead. Were it taken, every item up to it would be dropped.
+        if after != FROM_TAIL && after > view.seq {
+            let end = view.seq;
+            self.hold(Effect::Subscribe { listener, conversation, after: NO_SUCH, assigned: None });
+            self.reject(ask, Code::BeyondEnd, end);
+            if owns {
+                self.hold(Effect::Invite { to: ask.from, conversation, after: FROM_TAIL });
+            }
+            return;
+        }
         // An agent is invited only to what it owns; if it was moved on meanwhile there is nothing to show.
         if after == FROM_TAIL && !owns {
             self.hold(Effect::Subscribe { listener, conversation, after: NO_SUCH, assigned: None });

@@ -232,6 +232,7 @@ fn stamp_of(event: &Event) -> Option<Hlc> {
         | Event::Left { at, .. }
         | Event::AgentDeclared { at, .. }
         | Event::AgentLinks { at, .. }
+        | Event::AgentLapsed { at, .. }
         | Event::Booted { at, .. } => Some(*at),
         _ => None,
     }

@@ -23,6 +23,10 @@ impl Device {
             ServerMessage::Welcome { epoch, .. } => {
                 self.up = true;
                 self.epoch = epoch;
+                // It may have been away for longer than the grace period, and says again what holds.
+                if let Some(declared) = self.declared.filter(|declared| declared.acked) {
+                    self.declare(declared.availability, declared.capacity);
+                }
             }
             ServerMessage::Ack { conversation, seq, n, duplicate } => {
                 *scene.seen += 1;
