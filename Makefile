@@ -14,6 +14,8 @@ AUTOBAHN ?=
 CONNECTIONS ?= 20000
 TRANSPORT ?= binary
 JSON ?=
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?=
 JOBS ?= $(shell nproc)
 
 # --locked: a lock file that does not match is an error, not a silent upgrade.
@@ -36,7 +38,8 @@ need = command -v $(1) >/dev/null \
 # Toolchains are not in a distribution's packages in the version needed.
 need_toolchain = command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help run test check fmt clippy tidy web web-test browser-test build bench autobahn hold storm stalled slowloris limit crash sim long loom miri deny package clean tools
+.PHONY: help run test check fmt clippy tidy web web-test browser-test build bench autobahn hold storm stalled slowloris limit crash sim long \
+	loom fuzz miri deny package clean tools
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -52,15 +55,18 @@ run: build ## build everything and serve on this machine; prints two links (DATA
 # Cheap and telling first. One cargo invocation runs all Rust tests, so that each runner's closing line is printed.
 test: tools check web web-test ## everything a change has to pass
 	$(CARGO) test $(LOCKED) --workspace
+	$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=60 JOBS=2
 	$(MAKE) --no-print-directory browser-test
 
 check: fmt tidy clippy ## format, tree checks, lints: no tests
 
 fmt:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 
 clippy:
 	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	$(CARGO) clippy $(LOCKED) --manifest-path fuzz/Cargo.toml --target-dir $(TARGET)/fuzz-check --all-targets -- -D warnings
 
 tidy: ## dependencies between crates, names, lengths, unfinished places, documents
 	$(CARGO) run --quiet $(LOCKED) -p ringdesk-tidy
@@ -140,12 +146,20 @@ long: tools ## the property tests of log and desk with many cases (CASES=20000) 
 loom: tools ## every interleaving of lanes and doorbells, in a build of its own
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(TARGET)/loom $(CARGO) test $(LOCKED) --release -p ringdesk-ring --test loom
 
-# Left out: the property and the two-thread run, which did not end within minutes. loom explores the interleavings.
-miri: tools ## the lanes' drops, panics and wiring under Miri (nightly Rust)
-	@cargo +nightly miri --version >/dev/null 2>&1 \
-		|| { echo "Miri is missing: rustup toolchain install nightly --component miri,rust-src." >&2; exit 1; }
+fuzz: tools ## every decoder under libFuzzer, FUZZ_SECONDS=600 each (FUZZ_TARGETS="json log" for some, JOBS at a time)
+	@$(call need,c++,g++)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) JOBS=$(JOBS) fuzz/run $(FUZZ_TARGETS)
+
+# $(call need_nightly,COMPONENT,WHAT): a component of nightly Rust, or one sentence that says what is missing.
+need_nightly = rustup +nightly component list --installed 2>/dev/null | grep -q '^$(1)' \
+	|| { echo "$(2) is missing: rustup toolchain install nightly --component $(1)." >&2; exit 1; }
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+
+miri: tools ## the lanes under Miri: undefined behaviour, leaks, weak memory (nightly Rust)
+	@$(call need_nightly,miri,Miri)
+	@$(call need_nightly,rust-src,The source of the standard library)
 	MIRIFLAGS=-Zmiri-disable-isolation CARGO_TARGET_DIR=$(TARGET)/miri cargo +nightly miri test $(LOCKED) \
-		-p ringdesk-ring --test lane -- --skip behaves_like --skip two_threads
+		-p ringdesk-ring --test lane
 
 deny: tools ## licences, sources and advisories of the dependencies
 	@$(call need_toolchain,cargo-deny,cargo install --locked cargo-deny.)

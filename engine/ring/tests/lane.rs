@@ -25,9 +25,16 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Cases of the property. Miri takes a thousand times as long for each.
+const CASES: u32 = if cfg!(miri) { 8 } else { 256 };
+/// Longest run of steps in one case.
+const STEPS: usize = if cfg!(miri) { 40 } else { 200 };
+
 proptest! {
+    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
-    fn behaves_like_a_bounded_queue(exponent in 0u32..4, steps in prop::collection::vec(step(), 0..200)) {
+    fn behaves_like_a_bounded_queue(exponent in 0u32..4, steps in prop::collection::vec(step(), 0..STEPS)) {
         let capacity = 1usize << exponent;
         let (mut producer, mut consumer) = channel::<Box<u8>>(capacity);
         let mut oracle: VecDeque<u8> = VecDeque::new();
@@ -107,7 +114,7 @@ fn a_panic_while_popping_drops_nothing_twice() {
 
 #[test]
 fn two_threads_keep_the_order() {
-    const ITEMS: u64 = 300_000;
+    const ITEMS: u64 = if cfg!(miri) { 300 } else { 300_000 };
     let (mut producer, mut consumer) = channel::<u64>(64);
     let sender = std::thread::spawn(move || {
         let mut next = 0;

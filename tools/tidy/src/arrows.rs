@@ -37,6 +37,8 @@ const ARROWS: &[Arrows] = &[
     },
     Arrows { folder: "tools/gateway", to: &["protocol"], tests: &[] },
     Arrows { folder: "tools/tidy", to: &[], tests: &[] },
+    // A workspace of its own, see its manifest.
+    Arrows { folder: "fuzz", to: &["protocol", "desk", "shard", "persist"], tests: &[] },
 ];
 
 /// Crates without clock, randomness, threads and I/O.
