@@ -5,7 +5,9 @@
 //! log before the replay is done, and nothing is served before all of it is on the disk.
 
 pub mod backend;
+pub mod damage;
 pub mod error;
+pub mod extents;
 pub mod fleet;
 pub mod folder;
 pub mod replay;
@@ -86,7 +88,7 @@ pub fn run(overrides: &Overrides, started: Instant) -> Result<(), BootError> {
         Ok(Err(error)) => say!(Error, "the control plane ended: {error}"),
         Err(_) => say!(Error, "the control plane panicked"),
     }
-    running.stop();
+    extents::close(&booted.config.fixed.data, &running.stop());
     if let Some(path) = &plane.addresses().unix {
         let _ = std::fs::remove_file(path);
     }
@@ -114,7 +116,7 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
     let certificate = config.live.tls.as_ref().map(Certificate::load).transpose();
     let certificate = certificate.map_err(|error| {
         let sentence = format!("leads to what cannot be used: {error}");
-        ConfigError::Value { key: "tls.certificate", sentence }
+        ConfigError::Value { key: "tls.certificate", sentence, place: None }
     })?;
     let fixed = &config.fixed;
     let mut endpoints = endpoints(fixed);
@@ -127,7 +129,7 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
         let error = listen::ListenError { endpoint: Endpoint::Tcp(fixed.listen_http), cause };
         address_error("listen.http", &error)
     })?;
-    let (directory, first_start) = open_directory(&data)?;
+    let (directory, first_start) = open_directory(&data, meta.logs)?;
     Ok(Booted {
         config,
         meta,
@@ -198,9 +200,24 @@ fn patiently<T, E>(open: impl Fn() -> Result<T, E>, kind: impl Fn(&E) -> io::Err
     }
 }
 
-fn open_directory(data: &Path) -> Result<(Arc<dyn Directory>, bool), BootError> {
-    let directory = RedbDirectory::open(&data.join("directory.redb"))?;
+/// The directory, new in a new folder only: with another ticket key and agents numbered anew, others would get what
+/// the logs hold.
+fn open_directory(data: &Path, logs: u16) -> Result<(Arc<dyn Directory>, bool), BootError> {
+    let path = data.join("directory.redb");
+    let refuse_beside_logs = |sentence: &str| {
+        let used =
+            (0..logs).any(|log| replay::segments(data, LogId(log)).is_ok_and(|found| !found.is_empty()));
+        let error = BootError::Folder { path: path.clone(), sentence: sentence.to_string() };
+        if used { Err(error) } else { Ok(()) }
+    };
+    if !path.exists() {
+        refuse_beside_logs("it is missing although the folder holds logs; restore it from a backup")?;
+    }
+    let directory = RedbDirectory::open(&path)?;
     let new = directory.sites()?.is_empty();
+    if new {
+        refuse_beside_logs("it is empty although the folder holds logs; restore it from a backup")?;
+    }
     if new {
         let file = demo::password_file(data);
         demo::write_passwords(data)
@@ -290,6 +307,7 @@ fn start_shards(
     let plan = replay::Plan {
         data: &fixed.data,
         logs: booted.meta.logs,
+        boots: booted.meta.boot_epoch - 1,
         segment_bytes,
         shards,
         nothing_moved: booted.nothing_moved,
