@@ -5,6 +5,7 @@
 import { Attention } from "./core/attention";
 import type { Cabinet, Device, OutboxEntry } from "./core/device";
 import { type Connect, Link, type Phase, type Welcome } from "./core/link";
+import { Memory, type Remembered } from "./core/memory";
 import { Sender } from "./core/sender";
 import { Thread } from "./core/thread";
 import type { TicketSource } from "./core/tickets";
@@ -29,8 +30,8 @@ export type { Phase } from "./core/link";
 
 /** Items asked for when somebody scrolls up. */
 export const HISTORY_ITEMS = 40;
-/** Delay before a history request that was refused for now is repeated, unless the server names one. */
-const HISTORY_AGAIN_MS = 1_000;
+/** Delay before a request that was refused for now is repeated, unless the server names one. */
+const AGAIN_MS = 1_000;
 
 export interface ClientOptions {
   role: Role;
@@ -51,17 +52,6 @@ export interface Queue {
 
 /** A request whose answer is recognised by its tag. */
 type Call = { of: "open"; n: number } | { of: "older" | "newer"; conversation: string } | { of: "presence" };
-
-/** What a visitor's browser keeps of its conversation. */
-interface Remembered {
-  conversation: string;
-  identity: string;
-  epoch: number;
-  seq: number;
-  status: Thread["status"];
-  agentName: string;
-  marks: Thread["marks"];
-}
 
 /** Conversations an agent takes at once until it says otherwise. */
 export const CAPACITY_DEFAULT = 5;
@@ -86,20 +76,25 @@ export class Client {
   readonly #sender: Sender;
   readonly #attention: Attention;
   readonly #side: Side;
-  readonly #memory: string;
+  readonly #memory: Memory;
+  readonly #random: () => number;
+  /** Counts connections: what is due later belongs to the one it was asked on. */
+  #life = 0;
   #epoch = 0;
   #remembered: Remembered | undefined;
   #opening = 0;
+  /** Tag of the latest PRESENCE. */
+  #declared = 0;
   readonly #calls = new Map<number, Call>();
   readonly #listeners = new Set<() => void>();
   #told = false;
 
-  constructor(private readonly options: ClientOptions) {
+  constructor(options: ClientOptions) {
     this.role = options.role;
     this.#side = options.role === "visitor" ? "visitor" : "staff";
     this.#device = options.device;
-    this.#memory = `ringdesk.visitor.${options.site}.conversation`;
-    const random = options.random ?? Math.random;
+    this.#memory = new Memory(options.local, options.site);
+    const random = (this.#random = options.random ?? Math.random);
     this.link = new Link(
       {
         hello: (ticket) => this.#hello(ticket),
@@ -203,7 +198,7 @@ export class Client {
     if (thread === undefined || !thread.based || !thread.more || thread.loading) return;
     const before = thread.oldest;
     const message = { type: "history", conversation, before, after: 0, limit: HISTORY_ITEMS } as const;
-    thread.loading = this.#call(message, { of: "older", conversation });
+    thread.loading = this.#call(message, { of: "older", conversation }) !== 0;
     // A notice for nothing would make a page that asks whenever it is drawn ask for ever.
     if (thread.loading) this.#changed();
   }
@@ -235,10 +230,11 @@ export class Client {
 
   // ---- connection --------------------------------------------------------------------------------------------
 
-  #call(message: ClientMessage, call: Call): boolean {
+  /** Sends if online; its tag, or 0. */
+  #call(message: ClientMessage, call: Call): number {
     const tag = this.link.send(message);
     if (tag !== 0) this.#calls.set(tag, call);
-    return tag !== 0;
+    return tag;
   }
 
   #hello(ticket: string): Extract<ClientMessage, { type: "hello" }> {
@@ -287,6 +283,7 @@ export class Client {
   }
 
   #broken(): void {
+    this.#life += 1;
     this.#calls.clear();
     this.#opening = 0;
     this.#sender.broken();
@@ -398,7 +395,7 @@ export class Client {
     if (thread.catching) return;
     const { id: conversation, cursor: after } = thread;
     const message = { type: "history", conversation, before: 0, after, limit: PAGE_ITEMS_MAX } as const;
-    thread.catching = this.#call(message, { of: "newer", conversation });
+    thread.catching = this.#call(message, { of: "newer", conversation }) !== 0;
   }
 
   #page(tag: number, items: Item[], more: boolean): void {
@@ -417,14 +414,19 @@ export class Client {
     const taken = thread.newer(items);
     this.#follow(thread, taken);
     if (more && taken.length > 0) return this.#catchUp(thread);
-    if (thread.hole) return this.#later(() => this.#catchUp(thread), HISTORY_AGAIN_MS);
+    if (thread.hole) return this.#later(() => this.#catchUp(thread), AGAIN_MS);
     if (this.#sender.held.delete(thread.id)) this.#sender.flush(thread.id);
   }
 
+  /** After the delay and a random share of it, unless the connection broke: the next one asks by itself. */
   #later(what: () => void, delayMs: number): void {
-    setTimeout(() => {
-      if (this.link.online) what();
-    }, delayMs);
+    const life = this.#life;
+    setTimeout(
+      () => {
+        if (life === this.#life && this.link.online) what();
+      },
+      Math.round(delayMs * (1 + this.#random() / 4)),
+    );
   }
 
   // ---- answers -----------------------------------------------------------------------------------------------
@@ -459,24 +461,32 @@ export class Client {
     const call = this.#calls.get(tag);
     this.#calls.delete(tag);
     const code = reject.code.toLowerCase();
-    const delay = reject.retry_after_ms > 0 ? reject.retry_after_ms : HISTORY_AGAIN_MS;
+    const passing = code === "busy" || reject.retry_after_ms > 0;
+    const delay = reject.retry_after_ms > 0 ? reject.retry_after_ms : AGAIN_MS;
     if (call === undefined) {
       // The cursor of a HELLO, or a receipt.
       if (code === "not_found" && reject.conversation === this.current && this.role === "visitor")
         this.#startAnew();
-      else if (reject.of === "receipt" && reject.retry_after_ms > 0)
-        this.#attention.again(reject.conversation, delay);
+      else if (reject.of === "receipt" && passing)
+        this.#later(() => this.#attention.again(reject.conversation), delay);
       return;
     }
     if (call.of === "presence") {
-      if (reject.retry_after_ms > 0) this.#later(() => this.#declare(), delay);
+      // What is declared by then counts, and a later declaration that was taken makes this one void.
+      const again = () => {
+        if (this.#declared === tag) this.#declare();
+      };
+      if (passing) this.#later(again, delay);
     } else if (call.of === "open") {
-      this.#opening = 0;
       if (code === "device_expired" || code === "id_reused") return this.#replaceDevice();
       if (code === "out_of_order") this.#device.openExpected(reject.detail);
-      this.#later(() => this.#open(), code === "out_of_order" ? 0 : delay);
+      const again = () => {
+        this.#opening = 0;
+        this.#open();
+      };
+      this.#later(again, code === "out_of_order" ? 0 : delay);
     } else {
-      this.#pageRefused(call, code, delay);
+      this.#pageRefused(call, passing ? "busy" : code, delay);
     }
   }
 
@@ -487,12 +497,20 @@ export class Client {
       if (this.role === "visitor") return this.#startAnew();
       this.threads.delete(thread.id);
     } else if (call.of === "newer") {
-      thread.catching = false;
-      this.#later(() => this.#catchUp(thread), delay);
+      // Until the delay is over the request counts as out: nothing else may ask for the same any sooner.
+      this.#later(() => {
+        thread.catching = false;
+        this.#catchUp(thread);
+      }, delay);
+    } else if (code === "busy") {
+      this.#later(() => {
+        thread.loading = false;
+        this.older(thread.id);
+      }, delay);
     } else {
-      // Scrolling asks again; refused for good, there is nothing more to see.
+      // Refused for good: there is nothing more to see.
       thread.loading = false;
-      if (code !== "busy") thread.more = false;
+      thread.more = false;
     }
   }
 
@@ -507,18 +525,20 @@ export class Client {
 
   #declare(): void {
     if (!this.link.online) return;
-    this.#call({ type: "presence", n: this.#device.nextPresence(), ...this.presence }, { of: "presence" });
+    const message = { type: "presence", n: this.#device.nextPresence(), ...this.presence } as const;
+    this.#declared = this.#call(message, { of: "presence" });
   }
 
   // ---- the visitor's one conversation ------------------------------------------------------------------------
 
   #open(): void {
     if (this.#opening !== 0 || this.current !== "" || !this.link.online) return;
-    this.#opening = this.#device.nextOpen();
+    this.#opening = this.#device.nextOpen;
     this.#call({ type: "open", n: this.#opening, topic: "" }, { of: "open", n: this.#opening });
   }
 
   #opened(conversation: string, seq: number): void {
+    this.#device.opened(this.#opening);
     this.#opening = 0;
     // Written before the conversation had a name.
     this.#device.adopt(this.current, conversation);
@@ -537,27 +557,23 @@ export class Client {
     this.threads.delete(this.current);
     this.current = "";
     this.#remembered = undefined;
-    this.options.local.removeItem(this.#memory);
+    this.#memory.clear();
     this.#open();
   }
 
   #recall(): void {
-    try {
-      const kept = JSON.parse(this.options.local.getItem(this.#memory) ?? "") as Remembered;
-      if (!/^[0-9a-f]{16}$/.test(kept.conversation) || !(kept.seq >= 0)) return;
-      this.#remembered = kept;
-      this.current = kept.conversation;
-      this.identity = kept.identity;
-      this.#epoch = kept.epoch;
-      const thread = this.#thread(kept.conversation);
-      thread.base(kept.seq);
-      thread.status = kept.status;
-      thread.agentName = kept.agentName;
-      for (const side of ["visitor", "staff"] as const) {
-        thread.receipt(side, kept.marks[side].delivered, kept.marks[side].read);
-      }
-    } catch {
-      return;
+    const kept = this.#memory.load();
+    if (kept === undefined) return;
+    this.#remembered = kept;
+    this.current = kept.conversation;
+    this.identity = kept.identity;
+    this.#epoch = kept.epoch;
+    const thread = this.#thread(kept.conversation);
+    thread.base(kept.seq);
+    thread.status = kept.status;
+    thread.agentName = kept.agentName;
+    for (const side of ["visitor", "staff"] as const) {
+      thread.receipt(side, kept.marks[side].delivered, kept.marks[side].read);
     }
   }
 
@@ -569,11 +585,7 @@ export class Client {
     const { identity } = this;
     const epoch = this.#epoch;
     this.#remembered = { conversation: thread.id, identity, epoch, seq, status, agentName, marks };
-    try {
-      this.options.local.setItem(this.#memory, JSON.stringify(this.#remembered));
-    } catch {
-      // Without storage the conversation is found again by OPEN.
-    }
+    this.#memory.save(this.#remembered);
   }
 
   #changed(): void {

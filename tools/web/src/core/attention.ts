@@ -74,10 +74,10 @@ export class Attention {
     }
   }
 
-  /** A receipt was refused for now. */
-  again(conversation: string, delayMs: number): void {
+  /** A receipt was refused for now, and the time the server asked for is over. */
+  again(conversation: string): void {
     this.#sent.delete(conversation);
-    setTimeout(() => this.receipts(conversation), delayMs);
+    this.receipts(conversation);
   }
 
   /** A key was pressed in the composer. */

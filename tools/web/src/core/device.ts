@@ -108,11 +108,15 @@ export class Device {
     return this.#saved.outbox.filter((e) => e.conversation === conversation && e.failed === undefined);
   }
 
-  /** Next OPEN number; kept, so that a lost ACK is retried with `openAgain`. */
-  nextOpen(): number {
-    this.#saved.open_n += 1;
+  /** Number of the next OPEN: the same until it is acknowledged, since an attempt may have come through. */
+  get nextOpen(): number {
+    return this.#saved.open_n + 1;
+  }
+
+  /** The OPEN under this number was acknowledged. */
+  opened(n: number): void {
+    this.#saved.open_n = n;
     this.#save();
-    return this.#saved.open_n;
   }
 
   /** Sets the OPEN counter to what the server expects next. */

@@ -11,6 +11,9 @@ export const IN_FLIGHT_MAX = 16;
 /** How long an agent's message waits for the ASSIGNED that gives it a valid epoch. */
 export const OWNER_WAIT_MS = 3_000;
 
+/** How long a refusal for now pauses a conversation when the server names no time. */
+const BUSY_MS = 1_000;
+
 export interface SenderOwner {
   /** Epoch to act under; 0 for visitors. */
   epoch(conversation: string): number;
@@ -120,6 +123,7 @@ export class Sender {
     const { conversation } = entry;
     const code = reject.code.toLowerCase();
     if (reject.retry_after_ms > 0) return this.#pause(conversation, reject.retry_after_ms);
+    if (code === "busy") return this.#pause(conversation, BUSY_MS);
     switch (code) {
       case "out_of_order": {
         // Behind one that was refused: again from there. With nothing at the expected n the count was lost.

@@ -45,7 +45,9 @@ export async function post<T>(fetcher: Fetch, url: string, body: unknown): Promi
   const answer = (await response.json().catch(() => ({}))) as { code?: string; retry_after_ms?: number };
   if (response.ok) return answer as T;
   const code = (answer.code ?? `http_${response.status}`).toLowerCase();
-  const retryMs = answer.retry_after_ms ?? Number(response.headers.get("retry-after") ?? 0) * 1000;
+  // A Retry-After may also be a date; ringdeskd sends seconds, and what is neither must not become a delay of NaN.
+  const seconds = Number(response.headers.get("retry-after") ?? 0);
+  const retryMs = answer.retry_after_ms ?? (seconds > 0 && seconds < 86_400 ? seconds * 1000 : 0);
   throw new TicketError(
     response.status >= 500 || response.status === 429 ? "unreachable" : "refused",
     code,
