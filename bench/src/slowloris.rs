@@ -172,20 +172,9 @@ fn compare(args: &SlowlorisArgs) -> Result<SlowlorisReport, String> {
     let site = format!("bench-{run:016x}");
     stage.control.add_site(&site)?;
     let tickets = stage.control.many_visitors(&site, args.others)?;
-    let mut hello = Vec::new();
-    let ticket = tickets.get(0);
-    ClientMessage::Hello {
-        version_min: 1,
-        version_max: 1,
-        role: Role::Visitor,
-        device: 1,
-        ticket,
-        cursors: &[],
-    }
-    .encode(0, 0, &mut hello);
     let mut hall = Hall {
+        hello: hello(tickets.get(0)),
         visitors: Visitors::new(tickets, (run << 24) | 1, 200),
-        hello,
         sent: vec![0; args.connections as usize],
         slow: false,
         standing: 0,
@@ -240,6 +229,14 @@ fn compare(args: &SlowlorisArgs) -> Result<SlowlorisReport, String> {
         error_detail: hall.visitors.seen.faults,
         environment: Machine::new(version),
     })
+}
+
+fn hello(ticket: &str) -> Vec<u8> {
+    let (role, device) = (Role::Visitor, 1);
+    let mut bytes = Vec::new();
+    ClientMessage::Hello { version_min: 1, version_max: 1, role, device, ticket, cursors: &[] }
+        .encode(0, 0, &mut bytes);
+    bytes
 }
 
 fn others_p99(swarm: &mut Swarm, hall: &mut Hall, args: &SlowlorisArgs) -> Result<u64, String> {

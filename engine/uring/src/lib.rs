@@ -12,6 +12,7 @@ pub mod buffers;
 pub mod clock;
 #[cfg(feature = "host")]
 pub mod extents;
+#[cfg(feature = "host")]
 pub mod files;
 #[cfg(feature = "host")]
 pub mod host;

@@ -253,7 +253,7 @@ impl Sizes {
 impl Cast {
     fn draw(rng: &mut Rng) -> Self {
         let rate = |rng: &mut Rng, max: u64| if rng.one_in(2) { rng.below(max) as u32 } else { 0 };
-        // Few seeds offer more than lanes and staging take, so that BUSY and full lanes occur.
+        // Few seeds offer more than lanes, staging and a gateway's credits take, so that BUSY and full lanes occur.
         let burst = rng.one_in(12);
         // Some visitors have many conversations one after the other, more than any window of keys.
         let churn = rng.one_in(6);
@@ -261,13 +261,13 @@ impl Cast {
             visitors: rng.range(1, 6) as u32,
             devices: rng.range(1, 3) as u32,
             agents: rng.range(1, 3) as u32,
-            channels: if burst { 12 } else { rng.below(6).saturating_sub(2) as u32 },
-            messages: if burst { 40 } else { rng.range(1, 10) as u32 },
+            channels: if burst { 8 } else { rng.below(6).saturating_sub(2) as u32 },
+            messages: if burst { 90 } else { rng.range(1, 10) as u32 },
             opens: if churn { 40 } else { 8 },
             churn_ppm: if churn { rng.range(300_000, 900_000) as u32 } else { 0 },
-            window: if burst { 16 } else { 4 },
+            window: if burst { 90 } else { 4 },
             body_bytes: rng.range(1, 900) as u32,
-            pause_ns: if burst { MS / 4 } else { rng.range(1, 120) * MS },
+            pause_ns: if burst { MS / 64 } else { rng.range(1, 120) * MS },
             drop_ppm: rate(rng, 200_000),
             vanish_ppm: rate(rng, 600_000),
             long_away_ppm: rate(rng, 300_000),

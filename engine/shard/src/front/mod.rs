@@ -212,8 +212,13 @@ impl Front {
             self.pool.push(buffer);
         }
         let cap = self.settings.outbox_bytes_max as usize;
+        let now_s = self.now_s;
         let Some(connection) = self.get(id) else { return };
         connection.sending_bytes = 0;
+        // Who is not read cannot be heard; that it takes its bytes shows that it is there.
+        if connection.stopped.is_some() {
+            connection.heard_s = now_s;
+        }
         let resume = connection.may_resume(cap);
         self.touch(id.index);
         if resume {
