@@ -12,7 +12,7 @@ pub mod limiter;
 pub mod pages;
 pub mod plane;
 pub mod shards;
-mod socket;
+pub mod socket;
 pub mod tickets;
 
 use std::io;
@@ -90,13 +90,8 @@ pub fn run(
         .build()?;
     let ended = runtime.block_on(async {
         listener.set_nonblocking(true)?;
-        let listener = socket::Bounded::new(tokio::net::TcpListener::from_std(listener)?);
-        let app = router(plane).into_make_service_with_connect_info::<Peer>();
-        tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, app).await {
-                say!(Error, "the control plane's HTTP server ended: {error}");
-            }
-        });
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        tokio::spawn(socket::serve(listener, router(plane)));
         tokio::spawn(demo::set_passwords(plane.clone()));
         wait_for_the_end(plane, drained).await
     });

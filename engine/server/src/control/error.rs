@@ -36,6 +36,16 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "INVALID", sentence, sentence_zh)
     }
 
+    /// 408: the body did not come, or the directory did not answer, in time.
+    pub fn too_slow() -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "TIMEOUT",
+            "The request did not come to its end in time.",
+            "请求未能及时完成。",
+        )
+    }
+
     /// 404: no such page or endpoint.
     pub fn no_endpoint() -> Self {
         Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", "There is nothing at this address.", "此地址没有内容。")

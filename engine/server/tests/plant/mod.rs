@@ -1,5 +1,8 @@
 //! A control plane on a free port, over a temporary data folder.
 
+// Each test binary uses its own part of this module.
+#![allow(dead_code)]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
