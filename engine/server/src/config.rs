@@ -4,6 +4,8 @@
 //! restart; [`Live`] ones are replaced as a whole by a reload. A reload that changes a fixed key is refused for that
 //! key, with one sentence, and the old value stays.
 
+mod blame;
+
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use serde::Deserialize;
 
 use crate::boot::backend::Wanted;
 use crate::journal::Level;
+use blame::{placed, plain, wrong_origin};
 
 /// Longest ticket lifetime that may be configured or asked for: 366 days, seconds.
 pub const TICKET_LIFETIME_S_MAX: u64 = 366 * 86_400;
@@ -133,6 +136,8 @@ pub enum ConfigError {
         key: &'static str,
         /// What is wrong.
         sentence: String,
+        /// The file and the line, from 1, unless the value is of the command line.
+        place: Option<(PathBuf, usize)>,
     },
 }
 
@@ -145,7 +150,10 @@ impl fmt::Display for ConfigError {
             Self::Line { path, line, key, sentence } => {
                 write!(f, "the config file {}, line {line}, key `{key}`: {sentence}", path.display())
             }
-            Self::Value { key, sentence } => write!(f, "the config key `{key}` {sentence}"),
+            Self::Value { key, sentence, place: Some((path, line)) } => {
+                write!(f, "the config file {}, line {line}: `{key}` {sentence}", path.display())
+            }
+            Self::Value { key, sentence, place: None } => write!(f, "the config key `{key}` {sentence}"),
         }
     }
 }
@@ -248,6 +256,8 @@ impl Config {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| ConfigError::Unreadable { path: path.clone(), error })?;
             config.take_file(parse(path, &text)?);
+            // Checked before the command line, so that each value is blamed on where it stands.
+            config.check().map_err(|error| placed(error, path, &text))?;
         }
         config.take_overrides(overrides);
         config.check()?;
@@ -295,7 +305,8 @@ impl Config {
             if (low..=high).contains(&value) {
                 return Ok(());
             }
-            Err(ConfigError::Value { key, sentence: format!("is {value}; it must be within {low}..={high}") })
+            let sentence = format!("is {value}; it must be a whole number from {low} to {high}");
+            Err(ConfigError::Value { key, sentence, place: None })
         };
         let (fixed, live) = (&self.fixed, &self.live);
         within("shards", fixed.shards.into(), 0, SHARDS_MAX.into())?;
@@ -307,9 +318,16 @@ impl Config {
         within("clients.connections_max", live.connections_max.into(), 1, 100_000_000)?;
         within("tickets.lifetime_s", live.ticket_lifetime_s, 60, TICKET_LIFETIME_S_MAX)?;
         for origin in &live.origins {
-            if origin != "*" && !origin.starts_with("http://") && !origin.starts_with("https://") {
-                let sentence = format!("holds `{origin}`; an origin is `*`, `http://HOST` or `https://HOST`");
-                return Err(ConfigError::Value { key: "clients.origins", sentence });
+            if let Some(sentence) = wrong_origin(origin) {
+                return Err(ConfigError::Value { key: "clients.origins", sentence, place: None });
+            }
+        }
+        for host in &live.hosts {
+            let good = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+            if host.is_empty() || !host.bytes().all(good) {
+                let sentence =
+                    format!("holds `{host}`; a host is a name such as `desk.example.org`, without port");
+                return Err(ConfigError::Value { key: "web.hosts", sentence, place: None });
             }
         }
         if let Some(url) = &live.websocket_url
@@ -318,7 +336,7 @@ impl Config {
         {
             let sentence =
                 format!("is `{url}`; it must start with ws:// or wss:// and hold no space, `;` or `,`");
-            return Err(ConfigError::Value { key: "web.websocket_url", sentence });
+            return Err(ConfigError::Value { key: "web.websocket_url", sentence, place: None });
         }
         Ok(())
     }
@@ -369,7 +387,7 @@ fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
         let line = text.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count() + 1;
         let content = text.lines().nth(line - 1).unwrap_or("").trim();
         let key = content.split('=').next().unwrap_or("").trim().to_string();
-        ConfigError::Line { path: path.to_path_buf(), line, key, sentence: error.message().to_string() }
+        ConfigError::Line { path: path.to_path_buf(), line, key, sentence: plain(error.message()) }
     })
 }
 
@@ -379,8 +397,9 @@ mod tests {
 
     fn load(text: &str) -> Result<Config, ConfigError> {
         let mut config = Config::default();
-        config.take_file(parse(Path::new("ringdesk.toml"), text)?);
-        config.check()?;
+        let path = Path::new("ringdesk.toml");
+        config.take_file(parse(path, text)?);
+        config.check().map_err(|error| placed(error, path, text))?;
         Ok(config)
     }
 
@@ -408,9 +427,15 @@ mod tests {
     }
 
     #[test]
-    fn a_value_outside_its_bounds_is_named() {
+    fn a_value_outside_its_bounds_is_named_with_its_line() {
         for (text, key) in [
             ("shards = 1025", "shards"),
+            ("[clients]\norigins = [\"https://x/\"]", "clients.origins"),
+            ("[clients]\norigins = [\"https://a b\"]", "clients.origins"),
+            ("[web]\nhosts = [\"a b\"]", "web.hosts"),
+            ("[web]\nhosts = [\"desk.example.org:80\"]", "web.hosts"),
+            ("# x\nclients.heartbeat_s = 0", "clients.heartbeat_s"),
+            ("# x\nclients = { heartbeat_s = 0 }", "clients.heartbeat_s"),
             ("[clients]\nheartbeat_s = 0", "clients.heartbeat_s"),
             ("[clients]\norigins = [\"example.org\"]", "clients.origins"),
             ("[tickets]\nlifetime_s = 1", "tickets.lifetime_s"),
@@ -419,7 +444,26 @@ mod tests {
         ] {
             let error = load(text).unwrap_err().to_string();
             assert!(error.contains(&format!("`{key}`")), "{text}: {error}");
+            let place = format!("the config file ringdesk.toml, line {}", text.lines().count());
+            assert!(error.contains(&place), "{text}: {error}");
         }
+        load("[clients]\norigins = [\"*\", \"https://a.example\", \"http://[::1]:80\"]\n").expect("origins");
+    }
+
+    #[test]
+    fn types_are_told_in_plain_words() {
+        let error = load("shards = \"two\"\n").unwrap_err().to_string();
+        assert!(error.contains("line 1, key `shards`"), "{error}");
+        assert!(error.contains("a whole number from 0 to 65535"), "{error}");
+        let error = load("[listen]\nhttp = \"nowhere\"\n").unwrap_err().to_string();
+        assert!(error.contains("127.0.0.1:7800"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_the_command_line_is_not_blamed_on_the_file() {
+        let overrides = Overrides { shards: Some(5_000), ..Overrides::default() };
+        let error = Config::load(&overrides).unwrap_err().to_string();
+        assert!(error.contains("`shards` is 5000") && !error.contains("line"), "{error}");
     }
 
     #[test]
