@@ -262,7 +262,10 @@ impl Plane {
         for (_, sentence) in &done.refused {
             say!(Warn, "reload: {sentence}");
         }
-        say!(Info, "reload: changed {:?}", done.changed);
+        match done.changed.as_slice() {
+            [] => say!(Info, "reload: nothing changed"),
+            changed => say!(Info, "reload: changed {}", changed.join(", ")),
+        }
         self.push_settings().await.map_err(ReloadError::Push)?;
         Ok(done)
     }
