@@ -126,7 +126,7 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
         let error = listen::ListenError { endpoint: Endpoint::Tcp(fixed.listen_http), cause };
         address_error("listen.http", &error)
     })?;
-    let (directory, first_start) = open_directory(&data)?;
+    let (directory, first_start) = open_directory(&data, meta.logs)?;
     Ok(Booted {
         config,
         meta,
@@ -175,9 +175,24 @@ fn patiently<T, E>(open: impl Fn() -> Result<T, E>, kind: impl Fn(&E) -> io::Err
     }
 }
 
-fn open_directory(data: &Path) -> Result<(Arc<dyn Directory>, bool), BootError> {
-    let directory = RedbDirectory::open(&data.join("directory.redb"))?;
+/// The directory, new in a new folder only: with another ticket key and agents numbered anew, others would get what
+/// the logs hold.
+fn open_directory(data: &Path, logs: u16) -> Result<(Arc<dyn Directory>, bool), BootError> {
+    let path = data.join("directory.redb");
+    let refuse_beside_logs = |sentence: &str| {
+        let used =
+            (0..logs).any(|log| replay::segments(data, LogId(log)).is_ok_and(|found| !found.is_empty()));
+        let error = BootError::Folder { path: path.clone(), sentence: sentence.to_string() };
+        if used { Err(error) } else { Ok(()) }
+    };
+    if !path.exists() {
+        refuse_beside_logs("it is missing although the folder holds logs; restore it from a backup")?;
+    }
+    let directory = RedbDirectory::open(&path)?;
     let new = directory.sites()?.is_empty();
+    if new {
+        refuse_beside_logs("it is empty although the folder holds logs; restore it from a backup")?;
+    }
     if new {
         let file = demo::password_file(data);
         demo::write_passwords(data)
