@@ -10,7 +10,7 @@
 
 use crate::batch::{OpenBatch, Place, RECORD_HEAD};
 use crate::runway::Runway;
-use crate::{DiskDone, DiskOp, Generations, Geometry, Link, Lsn, OpId, Pages, RecordRef, Tail};
+use crate::{DiskDone, DiskOp, Generations, Geometry, Link, Lsn, OpId, Pages, Position, RecordRef, Tail};
 use std::collections::VecDeque;
 use std::fmt;
 
@@ -20,6 +20,8 @@ pub struct Appender {
     runway: Runway,
     /// Last sealed batch.
     link: Link,
+    /// End of the last batch whose write completed.
+    end: Position,
     gap_damaged: bool,
     /// Batches that take records, oldest first. Only the last one is open for more.
     open: VecDeque<OpenBatch>,
@@ -142,6 +144,7 @@ impl Appender {
             geometry,
             runway: Runway::new(geometry, &tail),
             link: tail.link,
+            end: tail.link.end,
             gap_damaged: tail.gap_damaged,
             open: VecDeque::new(),
             in_flight: None,
@@ -331,6 +334,7 @@ impl Appender {
         {
             self.pool.push(pages);
         }
+        self.end = Position::new(self.geometry.log, append.segment, append.offset as u32 + append.bytes);
         self.stats.batches += 1;
         self.stats.marks += u64::from(append.records.is_empty());
         self.stats.records += append.records.len() as u64;
@@ -365,6 +369,12 @@ impl Appender {
         self.failed = true;
         let file = crate::segment_file(self.geometry.log, segment);
         Err(Fatal { what, file, offset, errno })
+    }
+
+    /// Where the log ends: behind the last batch whose write completed, in this run or before it.
+    #[must_use]
+    pub fn end(&self) -> Position {
+        self.end
     }
 
     /// The last durable record. `Lsn(0)` is all that replay brought back: None until that is synced, so a reply that

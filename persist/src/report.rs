@@ -1,6 +1,7 @@
 //! What a scan found: where the log goes on, what was torn, what is damaged and who lost something by it.
 
 use crate::{Generations, Link, LogId, Position, RecordRef};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// Where an appender goes on after replay. Made by a scan, or [`Tail::fresh`] for a log without files.
@@ -149,6 +150,8 @@ pub enum DamageKind {
     Tail,
     /// A whole batch that does not fit the chain of batches. Not served.
     Stray,
+    /// The log ends before the place where it ended when it was closed.
+    Ended,
 }
 
 /// A record that is lost and known by its header.
@@ -160,6 +163,11 @@ pub struct LostRecord {
     pub slot: u16,
     /// Its slot epoch.
     pub slot_epoch: u32,
+}
+
+/// A number with its noun.
+fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 impl fmt::Display for Damage {
@@ -179,18 +187,26 @@ impl fmt::Display for Damage {
             DamageKind::Lost => write!(f, "durable batches are not there")?,
             DamageKind::Tail => write!(f, "sectors behind the last batch are damaged")?,
             DamageKind::Stray => write!(f, "a batch does not belong to this log's chain")?,
+            DamageKind::Ended => {
+                write!(f, "the log went up to here at the last clean stop and ends earlier now")?
+            }
         }
         if self.batches_lost > 0 {
-            write!(f, "; {} batches lost", self.batches_lost)?;
+            write!(f, "; {} lost", counted(self.batches_lost, "batch", "batches"))?;
         }
         if !self.lost.is_empty() {
-            write!(f, "; {} records lost in slots", self.lost.len())?;
-            for record in self.lost.iter().take(8) {
-                write!(f, " {}", record.slot)?;
+            let slots: BTreeSet<u16> = self.lost.iter().map(|record| record.slot).collect();
+            let word = if slots.len() == 1 { "slot" } else { "slots" };
+            write!(f, "; {} lost in {word}", counted(self.lost.len() as u64, "record", "records"))?;
+            for slot in slots.iter().take(8) {
+                write!(f, " {slot}")?;
+            }
+            if slots.len() > 8 {
+                write!(f, " and {} more", slots.len() - 8)?;
             }
         }
         if self.records_unknown > 0 {
-            write!(f, "; {} records lost in unknown slots", self.records_unknown)?;
+            write!(f, "; {} lost in unknown slots", counted(self.records_unknown, "record", "records"))?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::chain::{self, Held, Relation, State};
 use crate::report::{Damage, DamageKind, LogReport, Resume, Spare, Tail, Torn};
 use crate::sector::{self, Role, SECTOR_BYTES, SECTOR_HEAD, SECTOR_PAYLOAD, Sector};
 use crate::segment::{FORMAT_VERSION, SegmentHead};
-use crate::{Generations, Link, LogId, Position, Record};
+use crate::{Extent, Generations, Link, LogId, Position, Record};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -24,6 +24,20 @@ pub struct ScanPlan {
     pub segment_bytes: u32,
     /// Number of the first segment that should exist: 0 until old segments are dropped.
     pub first_segment: u32,
+    /// First number that need not exist: everything from `first_segment` below it was brought to life.
+    pub end_segment: u32,
+    /// Where the log ended when it was closed, if it was: it cannot end earlier.
+    pub closed: Option<Position>,
+}
+
+impl ScanPlan {
+    /// A scan of a log whose [`crate::Extent`] is `extent`; without one every file there is counts, and no other.
+    #[must_use]
+    pub fn new(log: LogId, segment_bytes: u32, extent: Option<&Extent>) -> Self {
+        let (first_segment, end_segment) = extent.map_or((0, 0), |extent| (extent.lowest, extent.end));
+        let closed = extent.and_then(|extent| extent.closed);
+        Self { log, segment_bytes, first_segment, end_segment, closed }
+    }
 }
 
 /// Why a scan cannot go on. Damage is not among these: it is reported and the rest is served.
@@ -150,12 +164,7 @@ impl SegmentScan {
         if segment < self.expected {
             return Err(ScanError::Order(segment));
         }
-        if segment > self.expected {
-            let files = segment - self.expected;
-            let full = self.plan.segment_bytes;
-            self.report(DamageKind::Missing { files }, self.expected, 0, full);
-            self.disturb(segment - 1);
-        }
+        self.expect(segment);
         self.expected = segment + 1;
         let bytes = match content {
             Ok(bytes) => bytes,
@@ -180,6 +189,17 @@ impl SegmentScan {
             self.content = Some(segment);
         }
         Ok(())
+    }
+
+    /// Every file below `segment` should have come by now.
+    fn expect(&mut self, segment: u32) {
+        if segment > self.expected {
+            let files = segment - self.expected;
+            let full = self.plan.segment_bytes;
+            self.report(DamageKind::Missing { files }, self.expected, 0, full);
+            self.disturb(segment - 1);
+            self.expected = segment;
+        }
     }
 
     /// Changes whenever a batch is accepted or refused.
@@ -241,7 +261,7 @@ impl SegmentScan {
         let usable = bytes.len().min(full as usize) / SECTOR_BYTES * SECTOR_BYTES;
         let bytes = &bytes[..usable];
         let generation = head.map(|head| head.generation).or_else(|| agreed_generation(log, segment, bytes));
-        if head.is_none() {
+        if head.is_none() && usable > 0 {
             // Without a generation nothing in the file can be told from leftovers: all of it is suspect.
             let end = if generation.is_some() { SECTOR_BYTES.min(usable) } else { full as usize };
             self.report(DamageKind::Header, segment, 0, end as u32);
@@ -378,6 +398,7 @@ impl SegmentScan {
     /// Ends the scan: decides about the tail and shows what was still held back.
     #[must_use]
     pub fn finish(mut self, visit: &mut dyn FnMut(Record<'_>)) -> LogReport {
+        self.expect(self.plan.end_segment);
         let mut link = self.base;
         let (mut torn, mut here, mut uncovered, mut sync) = (None, None, false, None);
         let mut last_wall_ms = 0;
@@ -405,6 +426,15 @@ impl SegmentScan {
                 gap_damaged = true;
             } else {
                 torn = Some(Torn { from: torn.map_or(loose.from, |torn: Torn| torn.from), to: loose.to });
+            }
+        }
+        if let Some(closed) = self.plan.closed.filter(|closed| *closed > link.end) {
+            // Nothing was being written when the log was closed: what is not there was durable.
+            torn = None;
+            gap_damaged = true;
+            let told = |damage: &Damage| damage.segment == closed.segment() && damage.to >= closed.offset();
+            if !self.damage.iter().any(told) {
+                self.report_range(DamageKind::Ended, link.end, closed, 0);
             }
         }
         let rough = gap_damaged || torn.is_some();

@@ -363,7 +363,7 @@ fn a_record_with_a_bad_payload_sector_is_named_and_the_rest_is_served() {
     assert_eq!((lost[0].slot, lost[0].slot_epoch), (written.records[1].1.0, 5));
     let sentence = report.damage[0].to_string();
     assert!(sentence.starts_with("log/0003/00000000.seg bytes 1024..1536: sectors of a batch"), "{sentence}");
-    assert!(sentence.contains("1 records lost in slots 2"), "{sentence}");
+    assert!(sentence.contains("1 record lost in slot 2"), "{sentence}");
 }
 
 proptest! {

@@ -5,6 +5,7 @@
 //! give the same state on every machine.
 
 mod agent;
+pub mod census;
 pub mod codec;
 mod codec_read;
 pub mod command;

@@ -5,7 +5,9 @@
 //! log before the replay is done, and nothing is served before all of it is on the disk.
 
 pub mod backend;
+pub mod damage;
 pub mod error;
+pub mod extents;
 pub mod fleet;
 pub mod folder;
 pub mod replay;
@@ -84,7 +86,7 @@ pub fn run(overrides: &Overrides, started: Instant) -> Result<(), BootError> {
         Ok(Err(error)) => say!(Error, "the control plane ended: {error}"),
         Err(_) => say!(Error, "the control plane panicked"),
     }
-    running.stop();
+    extents::close(&booted.config.fixed.data, &running.stop());
     if let Some(path) = &plane.addresses().unix {
         let _ = std::fs::remove_file(path);
     }
@@ -279,6 +281,7 @@ fn start_shards(
     let plan = replay::Plan {
         data: &fixed.data,
         logs: booted.meta.logs,
+        boots: booted.meta.boot_epoch - 1,
         segment_bytes,
         shards,
         nothing_moved: booted.nothing_moved,

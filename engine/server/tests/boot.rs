@@ -57,11 +57,15 @@ fn damage_stops_the_start_and_names_the_file() {
     server.kill();
     let segment = folder.path("log/0000/00000000.seg");
     let mut bytes = std::fs::read(&segment).expect("a segment");
-    bytes[1024 + 100] ^= 1;
+    let at = bytes.windows(10).position(|window| window == b"message 10").expect("its body");
+    bytes[at] ^= 1;
     std::fs::write(&segment, bytes).expect("written");
     let (code, error) = Server::fail(&folder, &["--shards", "1"]);
     assert_eq!(code, 7, "{error}");
     assert!(error.contains("log/0000/00000000.seg"), "{error}");
+    assert!(error.contains("damaged in one place"), "{error}");
+    let named = format!("conversations that lost messages or states: {:016x} (", visitor.conversation());
+    assert!(error.contains(&named), "{error}");
 }
 
 #[test]

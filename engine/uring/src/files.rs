@@ -15,6 +15,7 @@ use ringdesk_persist::{LogId, Pages, log_directory, segment_file, unborn_file};
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::Errno;
 
+use crate::extents::count_segment;
 use crate::kernel::Waker;
 
 /// How writes become durable.
@@ -130,8 +131,8 @@ fn carry_out(data: &Path, durability: Durability, job: Job) -> JobDone {
     JobDone { created, log, segment, file }
 }
 
-/// Creates a segment file: prepared under another name, full length, header, synced, renamed, directory synced.
-/// Blocks for as long as the disk takes.
+/// Creates a segment file: prepared under another name, full length, header, synced, renamed, directory synced; then
+/// counted in the note of its log. Blocks for as long as the disk takes.
 pub fn create_segment(data: &Path, log: LogId, segment: u32, bytes: u64, header: &[u8]) -> io::Result<()> {
     let folder = data.join(log_directory(log));
     make_folder(data, &folder)?;
@@ -145,7 +146,8 @@ pub fn create_segment(data: &Path, log: LogId, segment: u32, bytes: u64, header:
     file.write_all_at(header, 0)?;
     file.sync_all()?;
     fs::rename(unborn, data.join(segment_file(log, segment)))?;
-    File::open(folder)?.sync_all()
+    File::open(folder)?.sync_all()?;
+    count_segment(data, log, segment)
 }
 
 /// Makes the log's folder durable, together with the entries that lead to it.

@@ -11,6 +11,7 @@
 pub mod buffers;
 pub mod clock;
 #[cfg(feature = "host")]
+pub mod extents;
 pub mod files;
 #[cfg(feature = "host")]
 pub mod host;

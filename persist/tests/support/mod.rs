@@ -75,7 +75,7 @@ impl Disk {
 }
 
 pub fn plan(geometry: &Geometry) -> ScanPlan {
-    ScanPlan { log: geometry.log, segment_bytes: geometry.segment_bytes, first_segment: 0 }
+    ScanPlan::new(geometry.log, geometry.segment_bytes, None)
 }
 
 /// Scans all files, and gives the records shown with the report.

@@ -4,8 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
+use ringdesk_desk::census::Census;
 use ringdesk_desk::codec;
-use ringdesk_persist::{LogId, LogReport, Meta, Record, ScanPlan, SegmentScan, log_directory, segment_file};
+use ringdesk_persist::{
+    Extent, LogId, LogReport, Meta, Record, ScanPlan, SegmentScan, extent_file, log_directory, segment_file,
+};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
@@ -18,8 +21,8 @@ fn folder(path: &Path, error: &dyn std::fmt::Display) -> Failure {
     Failure::new(Failure::FOLDER, format!("{}: {error}", path.display()))
 }
 
-/// The number of logs of a stopped server's folder. The lock is held while the returned file lives.
-fn open(data: &Path) -> Result<(u16, File), Failure> {
+/// META of a stopped server's folder. The lock is held while the returned file lives.
+fn open(data: &Path) -> Result<(Meta, File), Failure> {
     let path = data.join("LOCK");
     let lock = File::open(&path).map_err(|error| folder(&path, &error))?;
     if flock(&lock, FlockOperation::NonBlockingLockShared).is_err() {
@@ -29,7 +32,7 @@ fn open(data: &Path) -> Result<(u16, File), Failure> {
     let path = data.join("META");
     let bytes = fs::read(&path).map_err(|error| folder(&path, &error))?;
     let meta = Meta::decode(&bytes).map_err(|error| folder(&path, &error))?;
-    Ok((meta.logs, lock))
+    Ok((meta, lock))
 }
 
 fn scan(data: &Path, log: LogId, visit: &mut dyn FnMut(Record<'_>)) -> Result<(usize, LogReport), Failure> {
@@ -41,7 +44,12 @@ fn scan(data: &Path, log: LogId, visit: &mut dyn FnMut(Record<'_>)) -> Result<(u
         numbers.extend(stem.and_then(|stem| stem.parse::<u32>().ok()));
     }
     numbers.sort_unstable();
-    let mut scan = SegmentScan::new(ScanPlan { log, segment_bytes: SEGMENT_BYTES, first_segment: 0 });
+    let extent = extent(data, log)?;
+    if extent.is_none() && numbers.is_empty() {
+        let sentence = "no segment file is there although the folder was started before";
+        return Err(Failure::new(Failure::DAMAGED, format!("{}: {sentence}", path.display())));
+    }
+    let mut scan = SegmentScan::new(ScanPlan::new(log, SEGMENT_BYTES, extent.as_ref()));
     let mut content = Vec::new();
     for number in &numbers {
         let read = read_whole(&data.join(segment_file(log, *number)), &mut content);
@@ -51,6 +59,18 @@ fn scan(data: &Path, log: LogId, visit: &mut dyn FnMut(Record<'_>)) -> Result<(u
     Ok((numbers.len(), scan.finish(visit)))
 }
 
+/// The note beside a log's segments; none in folders of older versions.
+fn extent(data: &Path, log: LogId) -> Result<Option<Extent>, Failure> {
+    let path = data.join(extent_file(log));
+    match fs::read(&path) {
+        Ok(bytes) => Extent::decode(log, &bytes).map(Some).map_err(|error| {
+            Failure::new(Failure::DAMAGED, format!("{}: it cannot be read: {error}", path.display()))
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(folder(&path, &error)),
+    }
+}
+
 fn read_whole(path: &Path, into: &mut Vec<u8>) -> io::Result<()> {
     into.clear();
     File::open(path)?.read_to_end(into).map(|_| ())
@@ -58,14 +78,16 @@ fn read_whole(path: &Path, into: &mut Vec<u8>) -> io::Result<()> {
 
 /// One line per log, one per damaged range; fails if there is one, or a record that cannot be decoded.
 pub fn verify(data: &Path) -> Result<(), Failure> {
-    let (logs, _lock) = open(data)?;
-    let mut bad = 0;
-    for log in (0..logs).map(LogId) {
+    let (meta, _lock) = open(data)?;
+    let (mut bad, mut census, mut slots, mut more) = (0, Census::default(), Vec::new(), false);
+    for log in (0..meta.logs).map(LogId) {
         let mut unreadable = Vec::new();
         let (segments, report) = scan(data, log, &mut |record| {
             if let Err(error) = codec::decode_each(record.payload, |_| {}) {
                 unreadable.push(format!("{}: {error}", record.reference.position));
             }
+            // What cannot be decoded was noted above.
+            let _ = census.record(record.payload);
         })?;
         print(&format!(
             "log {:04}: {segments} segments, {} batches, {} records, {}",
@@ -83,6 +105,11 @@ pub fn verify(data: &Path) -> Result<(), Failure> {
         report.damage.iter().for_each(|range| print(&format!("  {range}")));
         unreadable.iter().for_each(|line| print(&format!("  a record cannot be read at {line}")));
         bad += report.damage.len() + unreadable.len();
+        slots.extend(report.damage.iter().flat_map(|range| &range.lost).map(|lost| lost.slot));
+        more |= report.damage.iter().any(|range| range.records_unknown > 0 || range.lost.is_empty());
+    }
+    if bad > 0 {
+        census.sentences(&slots, more).iter().for_each(|sentence| print(sentence));
     }
     match bad {
         0 => Ok(()),
@@ -93,14 +120,15 @@ pub fn verify(data: &Path) -> Result<(), Failure> {
 
 /// One JSON line per record, log by log.
 pub fn dump(data: &Path) -> Result<(), Failure> {
-    let (logs, _lock) = open(data)?;
+    let (meta, _lock) = open(data)?;
     let mut damaged = 0;
-    for log in (0..logs).map(LogId) {
+    for log in (0..meta.logs).map(LogId) {
         let (_, report) = scan(data, log, &mut |record| print(&line(&record).to_string()))?;
         damaged += report.damage.len();
     }
     if damaged > 0 {
-        let sentence = format!("{damaged} places are damaged and not shown; see ringdesk log verify");
+        let places = if damaged == 1 { "1 place is".to_string() } else { format!("{damaged} places are") };
+        let sentence = format!("{places} damaged and not shown; see ringdesk log verify");
         return Err(Failure::new(Failure::DAMAGED, sentence));
     }
     Ok(())
@@ -209,6 +237,22 @@ mod tests {
         fs::write(&path, bytes).expect("written");
         assert_eq!(verify(&folder.0).expect_err("damaged").code, Failure::DAMAGED);
         assert_eq!(dump(&folder.0).expect_err("damaged").code, Failure::DAMAGED);
+    }
+
+    #[test]
+    fn a_log_without_its_segments_is_not_called_whole() {
+        let folder = stopped("gone", 5);
+        let path = folder.0.join(segment_file(LogId(0), 0));
+        fs::remove_file(&path).expect("there");
+        let failure = verify(&folder.0).expect_err("an older version's folder, and no segment");
+        assert_eq!(failure.code, Failure::DAMAGED);
+        let mut note = vec![0; ringdesk_persist::EXTENT_BYTES];
+        let (at, copy) = Extent::empty(LogId(0)).with(0).encode();
+        note[at as usize..at as usize + copy.len()].copy_from_slice(&copy);
+        fs::write(folder.0.join(extent_file(LogId(0))), note).expect("written");
+        let (_, report) = scan(&folder.0, LogId(0), &mut |_| {}).expect("readable");
+        assert!(report.damage[0].to_string().contains("the file is missing"), "{:?}", report.damage);
+        assert_eq!(verify(&folder.0).expect_err("damaged").code, Failure::DAMAGED);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ringdesk_desk::Limits as DeskLimits;
-use ringdesk_persist::{Geometry, LogId, LogReport, Record, RecordRef, ScanPlan, Tail, scan_log};
+use ringdesk_persist::{Extent, Geometry, LogId, LogReport, Record, RecordRef, ScanPlan, Tail, scan_log};
 use ringdesk_protocol::Role;
 use ringdesk_ring::mesh;
 use ringdesk_shard::io::{ListenerKind, Now};
@@ -178,7 +178,8 @@ fn settings(sizes: &Sizes) -> Settings {
 fn scan_all(env: &Env, sizes: &Sizes) -> BTreeMap<u16, Scanned> {
     let mut logs = BTreeMap::new();
     for log in env.disk.logs() {
-        let plan = ScanPlan { log: LogId(log), segment_bytes: sizes.segment_bytes, first_segment: 0 };
+        let extent = Extent { end: env.disk.end(log), ..Extent::empty(LogId(log)) };
+        let plan = ScanPlan::new(LogId(log), sizes.segment_bytes, Some(&extent));
         let segments = env.disk.segments(log).into_iter().map(|segment| {
             let image = env.disk.image((log, segment)).ok_or(2);
             (segment, image)

@@ -82,12 +82,21 @@ pub type FileId = (u16, u32);
 #[derive(Clone, Debug, Default)]
 pub struct SimDisk {
     files: BTreeMap<FileId, File>,
+    /// Of each log: the first segment number that its note does not count.
+    ends: BTreeMap<u16, u32>,
     run: u32,
 }
 
 impl SimDisk {
-    /// Completes the creation of a file that reads as `head` and then zeros; durable with its directory entry.
+    /// Completes the creation of a file that reads as `head` and then zeros; durable with its directory entry, and
+    /// counted in its log's note.
     pub fn create(&mut self, id: FileId, bytes: usize, head: &[u8]) {
+        self.bear(id, bytes, head);
+        let end = self.ends.entry(id.0).or_default();
+        *end = (id.1 + 1).max(*end);
+    }
+
+    fn bear(&mut self, id: FileId, bytes: usize, head: &[u8]) {
         assert!(bytes.is_multiple_of(SECTOR) && head.len() <= bytes, "a file of {bytes} bytes");
         let mut durable = vec![0; bytes];
         durable[..head.len()].copy_from_slice(head);
@@ -95,11 +104,19 @@ impl SimDisk {
         self.files.insert(id, File { durable, completed, ..File::default() });
     }
 
-    /// A crash during a creation: the file is there as a whole or not at all, because it is renamed last.
+    /// A crash during a creation: the file is there as a whole or not at all, because it is renamed last; if it is, the
+    /// note counts it or not.
     pub fn crash_create(&mut self, id: FileId, bytes: usize, head: &[u8], rng: &mut Rng) {
-        if rng.one_in(2) {
-            self.create(id, bytes, head);
+        match rng.below(4) {
+            0 => self.bear(id, bytes, head),
+            1 => self.create(id, bytes, head),
+            _ => {}
         }
+    }
+
+    /// The first segment number of a log that its note does not count.
+    pub fn end(&self, log: u16) -> u32 {
+        self.ends.get(&log).copied().unwrap_or(0)
     }
 
     /// Completes a write. `whole`: with its full length, so it and what this run cached in the file is durable;

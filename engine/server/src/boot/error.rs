@@ -4,13 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ringdesk_persist::Damage;
-
+use super::damage::DamageReport;
 use crate::config::ConfigError;
 use crate::directory::DirectoryError;
-
-/// Damaged ranges told in one error; the rest is counted.
-const DAMAGE_TOLD_MAX: usize = 20;
 
 /// Why the server does not start.
 #[derive(Debug)]
@@ -41,7 +37,7 @@ pub enum BootError {
     /// The kernel denies what a shard needs. Exit code 6.
     Kernel(String),
     /// A log is damaged. Exit code 7.
-    Damaged(Vec<Damage>),
+    Damaged(DamageReport),
     /// A log cannot be replayed by this version. Exit code 7.
     Replay(String),
     /// The directory. Exit code 8.
@@ -82,16 +78,7 @@ impl fmt::Display for BootError {
             }
             Self::Address { key, sentence } => write!(f, "{sentence} (config key `{key}`)"),
             Self::Kernel(sentence) | Self::Replay(sentence) => write!(f, "{sentence}"),
-            Self::Damaged(damage) => {
-                write!(f, "the log is damaged in {} places and was left as it is", damage.len())?;
-                for range in damage.iter().take(DAMAGE_TOLD_MAX) {
-                    write!(f, "\n  {range}")?;
-                }
-                if damage.len() > DAMAGE_TOLD_MAX {
-                    write!(f, "\n  and {} more (ringdesk log verify)", damage.len() - DAMAGE_TOLD_MAX)?;
-                }
-                Ok(())
-            }
+            Self::Damaged(report) => write!(f, "{report}"),
             Self::Directory(error) => write!(f, "{error}"),
         }
     }

@@ -12,6 +12,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ringdesk_persist::{LogId, Position};
 use ringdesk_portable::{PortableConfig, PortableKernel};
 use ringdesk_ring::{Port, mesh};
 use ringdesk_shard::Shard;
@@ -65,7 +66,7 @@ pub struct Running {
     pub mailboxes: Vec<Mailbox>,
     /// What the kernels had to do without, as the first shard found it.
     pub notices: Vec<String>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<Option<(LogId, Position)>>>,
     go: Vec<mpsc::SyncSender<()>>,
 }
 
@@ -129,15 +130,13 @@ impl Running {
         }
     }
 
-    /// Tells the threads to leave their loops, and waits for them.
-    pub fn stop(self) {
+    /// Tells the threads to leave their loops, and waits for them. Where their logs end now.
+    pub fn stop(self) -> Vec<(LogId, Position)> {
         for mailbox in &self.mailboxes {
             // Full only if the shard stopped reading; then the process exits under it.
             let _ = mailbox.post(Letter::Stop);
         }
-        for thread in self.threads {
-            let _ = thread.join();
-        }
+        self.threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect()
     }
 }
 
@@ -157,7 +156,7 @@ impl Seat {
         fleets: Fleets,
         tell: &mpsc::Sender<Result<Started, BootError>>,
         gone: &mpsc::Receiver<()>,
-    ) {
+    ) -> Option<(LogId, Position)> {
         match fleets {
             Fleets::Uring(fleet) => self.live_over(tell, gone, |shard, common, listeners| {
                 let mut config = SysConfig::new(shard, common.data.clone());
@@ -183,20 +182,20 @@ impl Seat {
         tell: &mpsc::Sender<Result<Started, BootError>>,
         gone: &mpsc::Receiver<()>,
         open: impl FnOnce(u16, &Common, Vec<OwnedFd>) -> Result<(K, Vec<String>), String>,
-    ) {
+    ) -> Option<(LogId, Position)> {
         let (shard, common) = (self.shard, self.common.clone());
         let mut clock = HostClock::start();
         let mut reactor = match self.build(&mut clock, open) {
             Ok((reactor, notices)) => {
                 let started = Started { shard, mailbox: reactor.mailbox(), notices };
                 if tell.send(Ok(started)).is_err() || gone.recv().is_err() {
-                    return;
+                    return None;
                 }
                 reactor
             }
             Err(error) => {
                 let _ = tell.send(Err(error));
-                return;
+                return None;
             }
         };
         let end = reactor.run(&mut clock, common.spin, &mut |news| {
@@ -211,6 +210,8 @@ impl Seat {
             say!(Error, "shard {shard} cannot go on: {sentence}");
             std::process::exit(1);
         }
+        // What is in flight now is waited for when the kernel is dropped; it can only lie behind this end.
+        Some((LogId(shard), reactor.shard().owner().log_end()))
     }
 
     fn build<K: Kernel>(

@@ -11,6 +11,7 @@ use ringdesk_persist::{LogId, META_BYTES, Meta, log_directory};
 use rustix::fs::{AtFlags, FlockOperation, StatxFlags, flock, statx};
 
 use super::error::BootError;
+use super::extents;
 use crate::secrets::{random_bytes, read_small, write_private};
 
 /// The lock file, held as long as the process lives.
@@ -120,6 +121,7 @@ fn make_log_folders(data: &Path, known: u16, shards: u16) -> Result<bool, BootEr
     for log in known..shards {
         let folder = data.join(log_directory(LogId(log)));
         fs::create_dir_all(&folder).map_err(BootError::folder(&folder, "it cannot be created"))?;
+        extents::make(data, LogId(log))?;
     }
     if known < shards {
         sync_folder(&data.join("log"))?;
@@ -211,7 +213,7 @@ mod tests {
         assert_eq!((first.boot_epoch, first.log_epoch, first.logs), (1, 1, 2));
         let second = next_boot(&data.0, 1).expect("second boot");
         assert_eq!((second.boot_epoch, second.logs, second.data_set), (2, 2, first.data_set));
-        fs::remove_dir(data.0.join("log/0001")).expect("there");
+        fs::remove_dir_all(data.0.join("log/0001")).expect("there");
         let error = next_boot(&data.0, 1).expect_err("a log is gone");
         assert!(error.to_string().contains("log/0001"), "{error}");
         fs::write(data.0.join("META"), [0u8; 64]).expect("damage");

@@ -21,7 +21,9 @@ use ringdesk_persist::{
 use ringdesk_shard::router::Router;
 use ringdesk_shard::{OwnerConfig, Replay};
 
+use super::damage::DamageReport;
 use super::error::BootError;
+use super::extents;
 use crate::say;
 
 /// What is read.
@@ -30,6 +32,8 @@ pub struct Plan<'a> {
     pub data: &'a Path,
     /// Logs that exist: 0 to this number, less one.
     pub logs: u16,
+    /// Starts of this folder before this one.
+    pub boots: u32,
     /// Configured length of a segment.
     pub segment_bytes: u32,
     /// One per shard now, by number.
@@ -86,7 +90,7 @@ pub fn replay(plan: Plan<'_>) -> Result<Vec<Replayed>, BootError> {
         outcome
     });
     let replayed = outcome?;
-    sync_all(plan.data, plan.logs)?;
+    sync_all(plan.data, plan.logs, plan.shards.len())?;
     let records: u64 = replayed.iter().map(|shard| shard.replay.records()).sum();
     if records > 0 {
         let ms = began.elapsed().as_millis();
@@ -121,7 +125,7 @@ fn replay_passes(plan: &Plan<'_>, progress: &Progress) -> Result<Vec<Replayed>, 
                 replay.generations(&report.tail.generations);
             }
         }
-        fail_if_damaged(&mut damage)?;
+        fail_if_damaged(plan, &mut damage)?;
     }
     let outcomes: Vec<Result<Replayed, BootError>> = std::thread::scope(|scope| {
         let threads: Vec<_> = replays
@@ -137,12 +141,15 @@ fn replay_passes(plan: &Plan<'_>, progress: &Progress) -> Result<Vec<Replayed>, 
         damage.extend(shard.report.damage.iter().cloned());
         replayed.push(shard);
     }
-    fail_if_damaged(&mut damage)?;
+    fail_if_damaged(plan, &mut damage)?;
     Ok(replayed)
 }
 
-fn fail_if_damaged(damage: &mut Vec<Damage>) -> Result<(), BootError> {
-    if damage.is_empty() { Ok(()) } else { Err(BootError::Damaged(std::mem::take(damage))) }
+fn fail_if_damaged(plan: &Plan<'_>, damage: &mut Vec<Damage>) -> Result<(), BootError> {
+    if damage.is_empty() {
+        return Ok(());
+    }
+    Err(BootError::Damaged(DamageReport::survey(plan, std::mem::take(damage))))
 }
 
 /// First pass: one thread reads each log and sends on what belongs to the shard of another; this thread hands it over.
@@ -229,20 +236,14 @@ fn scan(
     progress: &Progress,
     visit: &mut dyn FnMut(&Record<'_>) -> Result<(), BootError>,
 ) -> Result<LogReport, BootError> {
-    let folder = plan.data.join(log_directory(log));
-    let numbers = segments(plan.data, log).map_err(BootError::folder(&folder, "the log cannot be listed"))?;
-    let files: Vec<(u32, PathBuf)> =
-        numbers.into_iter().map(|number| (number, plan.data.join(segment_file(log, number)))).collect();
+    let (mut scan, files) = open(plan, log)?;
     let bytes: u64 =
         files.iter().filter_map(|(_, path)| fs::metadata(path).ok()).map(|found| found.len()).sum();
     progress.total.fetch_add(bytes, Ordering::Relaxed);
-    let mut scan = SegmentScan::new(ScanPlan { log, segment_bytes: plan.segment_bytes, first_segment: 0 });
     let mut content = Vec::new();
     let mut shown = Shown::default();
     for (number, path) in &files {
-        let read = read_whole(path, &mut content).map_err(|error| error.raw_os_error().unwrap_or(5));
-        scan.segment(*number, read.map(|()| content.as_slice()), &mut |record| shown.keep(&record))
-            .map_err(|error| BootError::Replay(format!("log {}: {error}", log.0)))?;
+        scan_file(&mut scan, (log, *number), path, &mut content, &mut |record| shown.keep(&record))?;
         shown.hand_over(scan.damage().is_empty(), visit)?;
         progress.bytes.fetch_add(content.len() as u64, Ordering::Relaxed);
         progress.records.fetch_add(shown.handed_over, Ordering::Relaxed);
@@ -250,6 +251,39 @@ fn scan(
     let report = scan.finish(&mut |record| shown.keep(&record));
     shown.hand_over(report.damage.is_empty(), visit)?;
     Ok(report)
+}
+
+/// Shows every record of a log that reads, damaged or not.
+pub fn scan_each(plan: &Plan<'_>, log: LogId, visit: &mut dyn FnMut(Record<'_>)) -> Result<(), BootError> {
+    let (mut scan, files) = open(plan, log)?;
+    let mut content = Vec::new();
+    for (number, path) in &files {
+        scan_file(&mut scan, (log, *number), path, &mut content, visit)?;
+    }
+    drop(scan.finish(visit));
+    Ok(())
+}
+
+/// A scan of a log that has seen nothing, and the segment files it is to be shown.
+fn open(plan: &Plan<'_>, log: LogId) -> Result<(SegmentScan, Vec<(u32, PathBuf)>), BootError> {
+    let folder = plan.data.join(log_directory(log));
+    let numbers = segments(plan.data, log).map_err(BootError::folder(&folder, "the log cannot be listed"))?;
+    let extent = extents::read(plan.data, log, !numbers.is_empty(), plan.boots)?;
+    let path = |number| plan.data.join(segment_file(log, number));
+    let files = numbers.into_iter().map(|number| (number, path(number))).collect();
+    Ok((SegmentScan::new(ScanPlan::new(log, plan.segment_bytes, extent.as_ref())), files))
+}
+
+fn scan_file(
+    scan: &mut SegmentScan,
+    (log, segment): (LogId, u32),
+    path: &Path,
+    content: &mut Vec<u8>,
+    visit: &mut dyn FnMut(Record<'_>),
+) -> Result<(), BootError> {
+    let read = read_whole(path, content).map_err(|error| error.raw_os_error().unwrap_or(5));
+    scan.segment(segment, read.map(|()| content.as_slice()), visit)
+        .map_err(|error| BootError::Replay(format!("log {}: {error}", log.0)))
 }
 
 /// The records of one segment, kept until it is known that nothing before them is damaged: what follows a hole does
@@ -291,12 +325,13 @@ fn read_whole(path: &Path, into: &mut Vec<u8>) -> io::Result<()> {
 }
 
 /// Puts everything that replay believed onto the disk, or fails.
-fn sync_all(data: &Path, logs: u16) -> Result<(), BootError> {
+/// Afterwards the notes count every segment, and no log that a shard appends to is noted as closed.
+fn sync_all(data: &Path, logs: u16, shards: usize) -> Result<(), BootError> {
     for log in 0..logs {
         let folder = data.join(log_directory(LogId(log)));
         let numbers =
             segments(data, LogId(log)).map_err(BootError::folder(&folder, "the log cannot be listed"))?;
-        for number in numbers {
+        for &number in &numbers {
             let path = data.join(segment_file(LogId(log), number));
             File::open(&path)
                 .and_then(|file| file.sync_data())
@@ -305,6 +340,7 @@ fn sync_all(data: &Path, logs: u16) -> Result<(), BootError> {
         File::open(&folder)
             .and_then(|folder| folder.sync_all())
             .map_err(BootError::folder(&folder, "the log folder cannot be synced"))?;
+        extents::begin(data, LogId(log), numbers.last().copied(), usize::from(log) < shards)?;
     }
     let folder = data.join("log");
     File::open(&folder)

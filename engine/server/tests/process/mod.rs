@@ -1,5 +1,8 @@
 //! A ringdeskd process on free ports and a blocking client of the binary protocol.
 
+// Each test binary uses its own part of this module.
+#![allow(dead_code)]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -281,6 +284,10 @@ impl Client {
     pub fn open(&mut self) {
         self.write(&ClientMessage::Open { n: 1, topic: "" });
         self.conversation = self.acked(1).0;
+    }
+
+    pub fn conversation(&self) -> u64 {
+        self.conversation
     }
 
     /// Sends number `n` and waits for its ACK. Says whether it was a duplicate.

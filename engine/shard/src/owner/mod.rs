@@ -22,7 +22,7 @@ use ringdesk_desk::command::Command;
 use ringdesk_desk::event::{Event, Note, Status};
 use ringdesk_desk::ids::{ConversationId, Hlc, SiteId, Slot};
 use ringdesk_desk::{Desk, Limits};
-use ringdesk_persist::{Appender, DiskDone, DiskOp, Generations, Geometry, Lsn, Tail};
+use ringdesk_persist::{Appender, DiskDone, DiskOp, Generations, Geometry, Lsn, Position, Tail};
 
 use crate::clock::Clock;
 use crate::frames;
@@ -146,6 +146,11 @@ impl Owner {
     /// The desk, for reports and tests.
     pub fn desk(&self) -> &Desk {
         &self.desk
+    }
+
+    /// Where the log ends: behind its last durable batch.
+    pub fn log_end(&self) -> Position {
+        self.appender.end()
     }
 
     /// A disk operation ended. `Err` carries the sentence of a fatal failure: the shard must stop.

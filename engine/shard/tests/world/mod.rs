@@ -79,13 +79,9 @@ pub fn boot(files: &Files, shards: u16, epoch: u32, now: Now) -> Vec<Shard> {
                 let segments = files
                     .range((log, 0)..=(log, u32::MAX))
                     .map(|((_, segment), bytes)| (*segment, Ok(bytes.as_slice())));
-                let report = scan_log(
-                    ScanPlan { log: LogId(log), segment_bytes: 64 << 20, first_segment: 0 },
-                    segments,
-                    &mut |record| {
-                        replay.record(&record).expect("a good record");
-                    },
-                )
+                let report = scan_log(ScanPlan::new(LogId(log), 64 << 20, None), segments, &mut |record| {
+                    replay.record(&record).expect("a good record");
+                })
                 .expect("a good log");
                 assert!(report.damage.is_empty(), "{:?}", report.damage);
                 replay.generations(&report.tail.generations);
