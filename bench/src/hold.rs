@@ -184,7 +184,7 @@ impl Gathering {
     /// A sentence when somebody got no answer.
     pub fn sweep(&mut self, who: std::ops::Range<u32>) -> Result<f64, String> {
         let begin = self.swarm.now_ns();
-        self.sweep_acked(who)?;
+        self.sweep_acked(who, WINDOW)?;
         let end = self.deadline_ns();
         match self.swarm.run(&mut self.visitors, end, |visitors| visitors.caught_up == visitors.ready) {
             true => Ok(self.seconds_since(begin)),
@@ -192,17 +192,17 @@ impl Gathering {
         }
     }
 
-    /// A message from each of `who`, and waits until each is acknowledged.
+    /// A message from each of `who`, at most `window` of them without an ACK, and waits until each is acknowledged.
     ///
     /// # Errors
     /// A sentence when somebody got no answer.
-    pub fn sweep_acked(&mut self, who: std::ops::Range<u32>) -> Result<(), String> {
+    pub fn sweep_acked(&mut self, who: std::ops::Range<u32>, window: u32) -> Result<(), String> {
         let end = self.deadline_ns();
         let (before, count) = (self.visitors.acks, u64::from(who.end - who.start));
         let mut next = who.start;
         loop {
             let answered = self.visitors.acks - before;
-            while next < who.end && u64::from(next - who.start) < answered + u64::from(WINDOW) {
+            while next < who.end && u64::from(next - who.start) < answered + u64::from(window) {
                 let (visitors, now) = (&mut self.visitors, self.swarm.now_ns());
                 self.swarm.write(next, |reply| {
                     visitors.say(next, now, reply);

@@ -21,6 +21,8 @@ use crate::swarm::{Swarm, Transports};
 
 /// How long filling, and reading on, may take.
 const PHASE_NS: u64 = 60_000_000_000;
+/// Messages for readers without an ACK while they fill.
+const FILL_WINDOW: u32 = 64;
 /// How much more the others' p99 may be.
 const P99_GROWTH_MAX: f64 = 1.10;
 /// How much of the caps the allocator may add in blocks it has not given back.
@@ -39,13 +41,14 @@ pub struct StalledArgs {
     #[arg(long, default_value_t = 2000)]
     pub rate: u64,
     /// Messages per second for the readers while others are measured.
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 200)]
     pub flow: u64,
     /// Bytes of each of those.
-    #[arg(long, default_value_t = 16_384)]
+    #[arg(long, default_value_t = 32_768)]
     pub flow_bytes: usize,
-    /// Messages for each reader after it stopped reading: more than socket buffers and the cap hold.
-    #[arg(long, default_value_t = 60)]
+    /// Most messages for each reader after it stopped reading, until the server has put all of them aside: on
+    /// loopback the sockets alone hold megabytes.
+    #[arg(long, default_value_t = 120)]
     pub fill: u32,
     /// Rounds with and without.
     #[arg(long, default_value_t = 3)]
@@ -145,10 +148,18 @@ impl<'a> Stalled<'a> {
     fn round(&mut self, beside: &mut Beside, growth: &mut u64) -> Result<(), String> {
         let readers = self.args.readers;
         beside.without.push(self.others_p99()?);
+        // The same burst while all read, so that its buffers are not taken for what the readers cost.
+        self.crowd.sweep_acked(readers..2 * readers, FILL_WINDOW)?;
+        self.crowd.rest(500_000_000);
         let before = memory::anonymous_bytes(self.stage.pid)?;
         (0..readers).for_each(|who| self.crowd.swarm.set_deaf(who, true));
-        for _ in 0..self.args.fill {
-            self.crowd.sweep_acked(readers..2 * readers)?;
+        let aside = self.stage.control.status_sum("slow")?;
+        for message in 1..=self.args.fill {
+            self.crowd.sweep_acked(readers..2 * readers, FILL_WINDOW)?;
+            let look = message.is_multiple_of(10);
+            if look && self.stage.control.status_sum("slow")? >= aside + u64::from(readers) {
+                break;
+            }
         }
         *growth = (*growth).max(memory::anonymous_bytes(self.stage.pid)?.saturating_sub(before));
         beside.with.push(self.others_p99()?);

@@ -572,6 +572,8 @@ impl Drop for SocketRing {
                 .filter(|entry| !cqueue::more(entry.flags()) && entry.user_data() >> KIND_SHIFT != ASIDE);
             self.out = self.out.saturating_sub(ended.count());
         }
+        // Closes the sockets now; with the ring they would close some time after this.
+        let _ = self.ring.submitter().unregister_files();
         if self.out > 0 {
             std::mem::forget(self.provided.take());
             std::mem::forget(std::mem::take(&mut self.flights));
