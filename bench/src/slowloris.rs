@@ -212,16 +212,7 @@ fn compare(args: &SlowlorisArgs) -> Result<SlowlorisReport, String> {
             return Err(format!("only {} slow connections stood at once", hall.stood));
         }
         beside.with.push(others_p99(&mut swarm, &mut hall, args)?);
-        hall.slow = false;
-        (args.others..total).for_each(|who| swarm.abort(who));
-        let end = swarm.now_ns() + SETUP_NS;
-        swarm.run(&mut hall, end, |hall| hall.standing == 0);
-        // Whoever was about to come back does so now and is dropped; then all is quiet.
-        let end = swarm.now_ns() + 2 * BACK_NS;
-        swarm.run(&mut hall, end, |_| false);
-        (args.others..total).for_each(|who| swarm.abort(who));
-        let end = swarm.now_ns() + BACK_NS;
-        swarm.run(&mut hall, end, |_| false);
+        send_home(&mut swarm, &mut hall, args.others..total);
         eprintln!("round {round} of {}", args.rounds);
     }
     let version = stage.control.server_version()?;
@@ -240,6 +231,16 @@ fn compare(args: &SlowlorisArgs) -> Result<SlowlorisReport, String> {
         error_detail: hall.visitors.seen.faults,
         environment: Machine::new(version),
     })
+}
+
+/// Drops the slow ones. Whoever was about to come back does so once more and is dropped too; then all is quiet.
+fn send_home(swarm: &mut Swarm, hall: &mut Hall, slow: std::ops::Range<u32>) {
+    hall.slow = false;
+    for pause_ns in [SETUP_NS, 2 * BACK_NS, BACK_NS] {
+        slow.clone().for_each(|who| swarm.abort(who));
+        let end = swarm.now_ns() + pause_ns;
+        swarm.run(hall, end, |hall| pause_ns == SETUP_NS && hall.standing == 0);
+    }
 }
 
 fn others_p99(swarm: &mut Swarm, hall: &mut Hall, args: &SlowlorisArgs) -> Result<u64, String> {
