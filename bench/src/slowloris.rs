@@ -172,9 +172,20 @@ fn compare(args: &SlowlorisArgs) -> Result<SlowlorisReport, String> {
     let site = format!("bench-{run:016x}");
     stage.control.add_site(&site)?;
     let tickets = stage.control.many_visitors(&site, args.others)?;
+    let mut hello = Vec::new();
+    let ticket = tickets.get(0);
+    ClientMessage::Hello {
+        version_min: 1,
+        version_max: 1,
+        role: Role::Visitor,
+        device: 1,
+        ticket,
+        cursors: &[],
+    }
+    .encode(0, 0, &mut hello);
     let mut hall = Hall {
-        hello: hello(tickets.get(0)),
         visitors: Visitors::new(tickets, (run << 24) | 1, 200),
+        hello,
         sent: vec![0; args.connections as usize],
         slow: false,
         standing: 0,
@@ -201,16 +212,7 @@ fn compare(args: &SlowlorisArgs) -> Result<SlowlorisReport, String> {
             return Err(format!("only {} slow connections stood at once", hall.stood));
         }
         beside.with.push(others_p99(&mut swarm, &mut hall, args)?);
-        hall.slow = false;
-        (args.others..total).for_each(|who| swarm.abort(who));
-        let end = swarm.now_ns() + SETUP_NS;
-        swarm.run(&mut hall, end, |hall| hall.standing == 0);
-        // Whoever was about to come back does so now and is dropped; then all is quiet.
-        let end = swarm.now_ns() + 2 * BACK_NS;
-        swarm.run(&mut hall, end, |_| false);
-        (args.others..total).for_each(|who| swarm.abort(who));
-        let end = swarm.now_ns() + BACK_NS;
-        swarm.run(&mut hall, end, |_| false);
+        send_home(&mut swarm, &mut hall, args.others..total);
         eprintln!("round {round} of {}", args.rounds);
     }
     let version = stage.control.server_version()?;
@@ -231,12 +233,14 @@ fn compare(args: &SlowlorisArgs) -> Result<SlowlorisReport, String> {
     })
 }
 
-fn hello(ticket: &str) -> Vec<u8> {
-    let (role, device) = (Role::Visitor, 1);
-    let mut bytes = Vec::new();
-    ClientMessage::Hello { version_min: 1, version_max: 1, role, device, ticket, cursors: &[] }
-        .encode(0, 0, &mut bytes);
-    bytes
+/// Drops the slow ones. Whoever was about to come back does so once more and is dropped too; then all is quiet.
+fn send_home(swarm: &mut Swarm, hall: &mut Hall, slow: std::ops::Range<u32>) {
+    hall.slow = false;
+    for pause_ns in [SETUP_NS, 2 * BACK_NS, BACK_NS] {
+        slow.clone().for_each(|who| swarm.abort(who));
+        let end = swarm.now_ns() + pause_ns;
+        swarm.run(hall, end, |hall| pause_ns == SETUP_NS && hall.standing == 0);
+    }
 }
 
 fn others_p99(swarm: &mut Swarm, hall: &mut Hall, args: &SlowlorisArgs) -> Result<u64, String> {

@@ -44,14 +44,14 @@ pub struct StalledArgs {
     #[arg(long, default_value_t = 200)]
     pub flow: u64,
     /// Bytes of each of those.
-    #[arg(long, default_value_t = 32_768)]
+    #[arg(long, default_value_t = 65_536)]
     pub flow_bytes: usize,
     /// Most messages for each reader after it stopped reading, until the server has put all of them aside: on
     /// loopback the sockets alone hold megabytes.
     #[arg(long, default_value_t = 120)]
     pub fill: u32,
-    /// Rounds with and without.
-    #[arg(long, default_value_t = 3)]
+    /// Rounds with and without; each writes several megabytes per reader to the log.
+    #[arg(long, default_value_t = 1)]
     pub rounds: u32,
     /// Seconds of one measurement.
     #[arg(long, default_value_t = 3.0)]
@@ -79,7 +79,9 @@ pub struct StalledReport {
     pub others: Beside,
     /// Largest growth of the server's anonymous memory while nobody of them read, bytes.
     pub memory_growth_bytes: u64,
-    /// What it may be: `readers` times the cap of one outbox.
+    /// Growth of slabs and TCP pages of the machine meanwhile, bytes: what the sockets hold.
+    pub kernel_growth_bytes: u64,
+    /// What the server's may be: `readers` times the cap of one outbox.
     pub caps_bytes: u64,
     /// Times the server put a slow client aside, to serve it from the log.
     pub put_aside: u64,
@@ -145,13 +147,14 @@ impl<'a> Stalled<'a> {
         Ok(Self { args, stage, crowd })
     }
 
-    fn round(&mut self, beside: &mut Beside, growth: &mut u64) -> Result<(), String> {
+    /// One round; `growth` is that of the server's and of the kernel's memory.
+    fn round(&mut self, beside: &mut Beside, growth: &mut [u64; 2]) -> Result<(), String> {
         let readers = self.args.readers;
         beside.without.push(self.others_p99()?);
         // The same burst while all read, so that its buffers are not taken for what the readers cost.
         self.crowd.sweep_acked(readers..2 * readers, FILL_WINDOW)?;
         self.crowd.rest(500_000_000);
-        let before = memory::anonymous_bytes(self.stage.pid)?;
+        let before = [memory::anonymous_bytes(self.stage.pid)?, memory::kernel_bytes()];
         (0..readers).for_each(|who| self.crowd.swarm.set_deaf(who, true));
         let aside = self.stage.control.status_sum("slow")?;
         for message in 1..=self.args.fill {
@@ -161,9 +164,9 @@ impl<'a> Stalled<'a> {
                 break;
             }
         }
-        *growth = (*growth).max(memory::anonymous_bytes(self.stage.pid)?.saturating_sub(before));
+        self.look(before, growth)?;
         beside.with.push(self.others_p99()?);
-        *growth = (*growth).max(memory::anonymous_bytes(self.stage.pid)?.saturating_sub(before));
+        self.look(before, growth)?;
         (0..readers).for_each(|who| self.crowd.swarm.set_deaf(who, false));
         let (end, writers) = (self.crowd.swarm.now_ns() + PHASE_NS, readers..2 * readers);
         let read = |visitors: &Visitors| {
@@ -177,6 +180,14 @@ impl<'a> Stalled<'a> {
                 return Err(format!("{} readers did not get everything when they read on", late.count()));
             }
             self.crowd.rest(10_000_000);
+        }
+        Ok(())
+    }
+
+    fn look(&self, before: [u64; 2], growth: &mut [u64; 2]) -> Result<(), String> {
+        let now = [memory::anonymous_bytes(self.stage.pid)?, memory::kernel_bytes()];
+        for at in 0..2 {
+            growth[at] = growth[at].max(now[at].saturating_sub(before[at]));
         }
         Ok(())
     }
@@ -195,7 +206,7 @@ impl<'a> Stalled<'a> {
 
     fn measure(mut self) -> Result<StalledReport, String> {
         let aside = self.stage.control.status_sum("slow")?;
-        let (mut beside, mut growth) = (Beside::default(), 0);
+        let (mut beside, mut growth) = (Beside::default(), [0; 2]);
         for round in 1..=self.args.rounds {
             self.round(&mut beside, &mut growth)?;
             eprintln!("round {round} of {}", self.args.rounds);
@@ -221,7 +232,8 @@ impl<'a> Stalled<'a> {
             p99_with_us,
             p99_ratio,
             others: beside,
-            memory_growth_bytes: growth,
+            memory_growth_bytes: growth[0],
+            kernel_growth_bytes: growth[1],
             caps_bytes: u64::from(args.readers) * u64::from(cap_kib) * 1024,
             put_aside,
             errors: error_detail.values().sum(),
@@ -244,9 +256,10 @@ impl std::fmt::Display for StalledReport {
         )?;
         writeln!(
             f,
-            "  server's memory: grew by {} KiB, the caps allow {} KiB",
+            "  server's memory: grew by {} KiB, the caps allow {} KiB; the kernel's by {} KiB",
             self.memory_growth_bytes >> 10,
-            self.caps_bytes >> 10
+            self.caps_bytes >> 10,
+            self.kernel_growth_bytes >> 10
         )?;
         writeln!(f, "  errors {}", self.errors)?;
         for (what, count) in &self.error_detail {
