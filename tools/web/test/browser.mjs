@@ -1,6 +1,7 @@
 // A whole conversation in a real browser, with kill -9 in its middle.
 //   RINGDESKD  the server's binary (default ../../target/release/ringdeskd)
 //   CHROMIUM   the browser (default /usr/bin/chromium)
+//   DIST       pages to serve in place of the binary's own, to try a build without linking it
 // Screenshots go to test/shots/. The last line is `N passed, N failed`; the exit code is 1 if anything failed.
 
 import assert from "node:assert/strict";
@@ -10,7 +11,8 @@ import { fileURLToPath } from "node:url";
 
 import { chromium } from "playwright-core";
 
-import { Server } from "./server.mjs";
+import { looks } from "./looks.mjs";
+import { Server, serveFrom } from "./server.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const shots = join(here, "shots");
@@ -25,6 +27,8 @@ const args = [
   "--disable-component-update",
   "--disable-sync",
 ];
+// A page that the test itself serves has no address: the browser would not let it reach the loopback.
+if (process.env.DIST) args.push("--disable-features=LocalNetworkAccessChecks");
 const WAIT_MS = 20_000;
 const PHONE = { width: 390, height: 844 };
 
@@ -58,6 +62,7 @@ async function step(name, run) {
     for (const [who, page] of Object.entries(pages)) {
       await page.screenshot({ path: join(shots, `failed-${who}.png`) }).catch(() => {});
     }
+    if (complaints.length > 0) console.log(`     complaints: ${complaints.join("; ")}`);
     throw STOP;
   }
 }
@@ -85,6 +90,7 @@ async function context(options = {}) {
     ...options,
   });
   made.setDefaultTimeout(WAIT_MS);
+  if (process.env.DIST) await serveFrom(made, server.origin, resolve(process.env.DIST));
   return made;
 }
 
@@ -395,6 +401,8 @@ try {
     });
   });
 
+  await looks({ step, open, context, pages, shot, say, shows, mark, until, texts, complaints, agent });
+
   await step(
     "on a phone: the panel fills the screen, the console has one column, in Chinese and in the dark",
     async () => {
@@ -417,7 +425,9 @@ try {
       await shot(bo, "phone-agent-list");
       // Ana leaves: her conversations go to Bo at once.
       await agent.locator(".choice .offline").click();
-      await until("both conversations are Bo's", async () => (await bo.locator(".own .entry").count()) === 2);
+      await until("both conversations are Bo's", async () => (await bo.locator(".own .entry").count()) === 3);
+      await until("with others", async () => (await agent.locator(".others .entry").count()) === 3);
+      assert.equal(await agent.locator(".ended .entry").count(), 0, "what another talks in has not ended");
       await shot(bo, "phone-agent-lists");
       await bo.locator(".own .entry").first().tap();
       await bo.locator(".composer").waitFor();

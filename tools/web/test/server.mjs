@@ -4,7 +4,7 @@ import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { extname, join } from "node:path";
 import { createInterface } from "node:readline";
 
 /** How long a start may take before it counts as failed. */
@@ -80,4 +80,18 @@ export class Server {
     await this.kill();
     rmSync(this.data, { recursive: true, force: true });
   }
+}
+
+const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml" };
+
+/** Serves the pages of a folder in place of the binary's, under the binary's own content policy. */
+export async function serveFrom(context, origin, dist) {
+  const policy = (await fetch(`${origin}/visitor`)).headers.get("content-security-policy") ?? "";
+  await context.route(`${origin}/**`, (route) => {
+    const { pathname } = new URL(route.request().url());
+    if (pathname.startsWith("/v1/")) return route.continue();
+    const name = pathname === "/" ? "/index.html" : extname(pathname) === "" ? `${pathname}.html` : pathname;
+    const headers = { "content-security-policy": policy, "content-type": TYPES[extname(name)] ?? "text/plain" };
+    return route.fulfill({ body: readFileSync(join(dist, name)), headers });
+  });
 }

@@ -2,8 +2,9 @@
 // changes, and `version` makes Svelte read again.
 
 import { CAPACITY_DEFAULT, Client } from "../client";
+import { Drafts } from "../core/drafts";
 import { cabinet, claimDevice, connectWebSocket, watchAttention } from "../core/page";
-import { Rows, type Row, stateLine } from "../core/rows";
+import { Rows, type Row, stateLine, visitorName } from "../core/rows";
 import type { Thread } from "../core/thread";
 import { type AgentLogin, AgentTickets, TicketError } from "../core/tickets";
 import { type Availability, BODY_BYTES_MAX, millisOf, type QueueEntry, utf8Bytes } from "../core/wire";
@@ -22,6 +23,8 @@ export interface Entry {
 }
 
 const PRESENCE = "ringdesk.agent.presence";
+/** Characters of the last message that a list may show of it. */
+const PREVIEW_CHARS = 160;
 
 export class Desk {
   language = $state<Language>(preferredLanguage());
@@ -32,7 +35,10 @@ export class Desk {
   selected = $state("");
   /** The conversation's end is on the screen: what comes is read. */
   atEnd = $state(true);
+  /** Milliseconds after which another login may be tried, if the server said so. */
+  loginAfterMs = $state(0);
   readonly drafts = $state<Record<string, string>>({});
+  #kept: Drafts | undefined;
   #version = $state(0);
   #client = $state.raw<Client | undefined>();
   #attentive = false;
@@ -67,13 +73,15 @@ export class Desk {
       await this.#begin(await this.#tickets.enter(site, login, password));
     } catch (error) {
       this.trouble = error instanceof TicketError ? error.code : "unreachable";
+      this.loginAfterMs = error instanceof TicketError ? error.retryAfterMs : 0;
     }
   }
 
   async #begin(login: AgentLogin): Promise<void> {
     // Another agent in the same tab must not go on with the numbers and messages of the last one.
-    const key = `ringdesk.agent.${login.site}.${login.login}.device`;
-    const device = await claimDevice(this.#session, key);
+    const key = `ringdesk.agent.${login.site}.${login.login}`;
+    const device = await claimDevice(this.#session, `${key}.device`);
+    this.#kept = new Drafts(this.#session, `${key}.drafts`);
     const client = new Client({
       role: "agent",
       site: login.site,
@@ -125,6 +133,7 @@ export class Desk {
     setTimeout(() => client?.stop(), 200);
     this.#tickets.leave();
     this.#client = undefined;
+    for (const id of Object.keys(this.drafts)) delete this.drafts[id];
     this.login = undefined;
     this.selected = "";
     this.trouble = trouble;
@@ -134,6 +143,15 @@ export class Desk {
   declare(availability: Availability, capacity: number): void {
     this.#client?.declare(availability, capacity);
     this.#session.setItem(PRESENCE, JSON.stringify({ availability, capacity }));
+  }
+
+  draft(id: string): string {
+    return this.drafts[id] ?? this.#kept?.get(id) ?? "";
+  }
+
+  write(id: string, text: string): void {
+    this.drafts[id] = text;
+    this.#kept?.set(id, text);
   }
 
   select(id: string): void {
@@ -157,19 +175,19 @@ export class Desk {
 
   /** Sends the draft; the sentence that says why not, or nothing. */
   send(id: string): string {
-    const text = (this.drafts[id] ?? "").trim();
+    const text = this.draft(id).trim();
     if (text === "") return "";
     if (utf8Bytes(text) > BODY_BYTES_MAX) return this.words.tooLong;
     if (this.#client?.send(id, text) !== true) return this.words.tooMuch;
-    this.drafts[id] = "";
+    this.write(id, "");
     this.atEnd = true;
     return "";
   }
 
   editAgain(id: string, failed: number): void {
     const text = this.#client?.discard(failed) ?? "";
-    const draft = this.drafts[id] ?? "";
-    this.drafts[id] = draft === "" ? text : `${text}\n${draft}`;
+    const draft = this.draft(id);
+    this.write(id, draft === "" ? text : `${text}\n${draft}`);
   }
 
   get rows(): Row[] {
@@ -191,10 +209,10 @@ export class Desk {
     // Who took it and who left is in the conversation; the list is about what was said.
     const last = items.findLast((item) => item.type === "deliver") ?? items.at(-1);
     let text = this.words.noMessages;
-    if (last !== undefined) text = last.type === "deliver" ? last.body : stateLine(last, false, this.words);
+    if (last !== undefined) text = last.type === "deliver" ? last.body.slice(0, PREVIEW_CHARS) : stateLine(last, false, this.words);
     return {
       id: thread.id,
-      visitor: visitorName(thread.visitor, thread.id),
+      visitor: visitorName(thread.visitor, thread.id, this.words),
       own: thread.own,
       status: thread.status,
       // Only the owner's reading counts; what comes into others' conversations is not this agent's to read.
@@ -208,14 +226,4 @@ export class Desk {
   get queue(): { waiting: number; entries: QueueEntry[] } {
     return this.client?.queue ?? { waiting: 0, entries: [] };
   }
-}
-
-/**
- * Anonymous visitors have long random ids: the first few digits tell them apart well enough for a list. The queue
- * may leave the visitor out; then the end of the conversation's id stands for it.
- */
-export function visitorName(visitor: string, conversation: string): string {
-  if (visitor === "") return `#${conversation.slice(-6)}`;
-  const anonymous = /^v-([0-9a-f]{6})[0-9a-f]+$/.exec(visitor);
-  return anonymous === null ? visitor : `v-${anonymous[1]}`;
 }

@@ -22,12 +22,14 @@ export type Row =
       mark: Mark | undefined;
       /** First of a run by the same author. */
       first: boolean;
+      /** Shows its time and mark; the others of a burst have the same as the next. */
+      last: boolean;
       /** Why it was refused, and the id to take it back. */
       failure: { text: string; id: number } | undefined;
     }
   | { kind: "line" | "day"; key: string; seq: number; text: string };
 
-/** Ticks of a mark; the words for it are read out instead. */
+/** Ticks of a mark: one, two, and two on a filled ground for `read`. The words for it are read out instead. */
 export const TICKS: Record<Mark, string> = {
   sending: "○",
   sent: "✓",
@@ -44,14 +46,18 @@ export function clock(ms: number, language: Language): string {
 
 /** A waiting time in its largest unit: "3 min". */
 export function since(ms: number, now: number, language: Language): string {
-  const seconds = Math.max(0, Math.round((now - ms) / 1000));
+  return span(Math.max(0, Math.round((now - ms) / 1000)), language, "short");
+}
+
+/** A length of time in its largest unit. */
+export function span(seconds: number, language: Language, unitDisplay: "short" | "long"): string {
   const [value, unit] =
     seconds < 60
       ? [seconds, "second"]
       : seconds < 3600
         ? [Math.floor(seconds / 60), "minute"]
         : [Math.floor(seconds / 3600), "hour"];
-  return new Intl.NumberFormat(locale(language), { style: "unit", unit, unitDisplay: "short" }).format(value);
+  return new Intl.NumberFormat(locale(language), { style: "unit", unit, unitDisplay }).format(value);
 }
 
 function day(ms: number, language: Language, words: Words): string {
@@ -95,18 +101,32 @@ export class Rows {
 
   of(thread: Thread | undefined): Row[] {
     const gaps = [...(thread?.gaps ?? [])];
-    for (const item of thread?.sorted() ?? []) {
+    const items = thread?.sorted() ?? [];
+    for (const [at, item] of items.entries()) {
       while (gaps[0] !== undefined && gaps[0].from < item.seq)
         this.#line(`g${gaps.shift()?.from}`, 0, this.words.gap);
       this.#days(millisOf(item.at), item.seq);
       if (item.type === "state") {
+        // Somebody came at once: that somebody was waited for need not be told.
+        const next = items[at + 1];
+        if (item.status === "queued" && next?.type === "state" && next.status === "assigned") continue;
         this.#line(`s${item.seq}`, item.seq, stateLine(item, this.client.role === "visitor", this.words));
       } else if (thread !== undefined) {
         this.#message(item, thread);
       }
     }
     for (const entry of this.client.unsent(thread?.id ?? "")) this.#unsent(entry);
+    this.#bursts();
     return this.#rows;
+  }
+
+  /** Messages of one author in one minute show their time once, at the end, while their mark is the same. */
+  #bursts(): void {
+    for (const [at, row] of this.#rows.entries()) {
+      const next = this.#rows[at + 1];
+      if (row.kind !== "message" || next?.kind !== "message" || next.first) continue;
+      row.last = row.time !== next.time || row.mark !== next.mark || row.failure !== undefined;
+    }
   }
 
   #line(key: string, seq: number, text: string): void {
@@ -142,6 +162,7 @@ export class Rows {
       time: clock(millisOf(item.at), this.language),
       mark: mine ? mark : undefined,
       first: run !== this.#author,
+      last: true,
       failure: undefined,
     });
     this.#author = run;
@@ -161,8 +182,19 @@ export class Rows {
       time: clock(entry.at, this.language),
       mark: failed === undefined ? "sending" : "failed",
       first: run !== this.#author,
+      last: true,
       failure: failed === undefined ? undefined : { text: failureText(failed, this.words), id: entry.id },
     });
     this.#author = run;
   }
+}
+
+/**
+ * Anonymous visitors have long random ids: the first few digits tell them apart well enough. The queue may leave the
+ * visitor out; then the end of the conversation's id stands for it.
+ */
+export function visitorName(visitor: string, conversation: string, words: Words): string {
+  if (visitor === "") return words.visitorNamed(`#${conversation.slice(-6)}`);
+  const anonymous = /^v-([0-9a-f]{6})[0-9a-f]+$/.exec(visitor)?.[1];
+  return anonymous === undefined ? visitor : words.visitorNamed(anonymous);
 }

@@ -1,12 +1,15 @@
 // <ringdesk-chat site="demo"> : the bubble and the panel of a visitor. Connects when it is first opened, or at once
 // when this browser has a conversation to come back to, so that a page view alone costs the server nothing.
 
-import { html, LitElement, nothing, type PropertyValues, svg, type TemplateResult } from "lit";
+import { html, LitElement, nothing, svg, type TemplateResult } from "lit";
 import { repeat } from "lit/directives/repeat.js";
 
 import { Client } from "../client";
+import { Drafts } from "../core/drafts";
 import { cabinet, claimDevice, connectWebSocket, watchAttention } from "../core/page";
-import { type Row, Rows, TICKS } from "../core/rows";
+import { Place } from "../core/place";
+import { shown } from "../core/prose";
+import { type Mark, type Row, Rows, TICKS } from "../core/rows";
 import type { Thread } from "../core/thread";
 import { VisitorTickets } from "../core/tickets";
 import { BODY_BYTES_MAX, utf8Bytes } from "../core/wire";
@@ -35,8 +38,8 @@ const icon = (path: string): TemplateResult =>
 const SPEECH = "M21 12a8 8 0 0 1-8 8H4l2-3.2A8 8 0 1 1 21 12Z";
 const CROSS = "M6 6l12 12M18 6 6 18";
 const ARROW = "M12 19V5M5 12l7-7 7 7";
-/** Distance from the end within which the log follows new messages, and from the top within which it loads more. */
-const NEAR_PX = 60;
+/** Columns of a line, about, for what counts as long. */
+const COLUMNS = 36;
 
 export class RingdeskChat extends LitElement {
   static override styles = style;
@@ -60,9 +63,11 @@ export class RingdeskChat extends LitElement {
   #client: Client | undefined;
   #attentive = false;
   #stops: (() => void)[] = [];
-  /** Distance from the end before a render, to keep the place when older messages appear above. */
-  #fromEnd: number | undefined;
-  #atEnd = true;
+  readonly #view = { atEnd: true };
+  readonly #place = new Place(this.#view, () => this.#moved());
+  /** Long messages that are shown whole, by key of their row. */
+  readonly #whole = new Set<string>();
+  #drafts: Drafts | undefined;
   #gone = false;
 
   constructor() {
@@ -99,14 +104,17 @@ export class RingdeskChat extends LitElement {
     super.disconnectedCallback();
     this.#gone = true;
     for (const stop of this.#stops.splice(0)) stop();
+    this.#place.watch(undefined);
     this.#client?.stop();
     this.#client = undefined;
   }
 
   async #prepare(): Promise<void> {
     const local = cabinet("localStorage");
-    const device = await claimDevice(cabinet("sessionStorage"), `ringdesk.visitor.${this.site}.device`);
+    const session = cabinet("sessionStorage");
+    const device = await claimDevice(session, `ringdesk.visitor.${this.site}.device`);
     if (this.#gone) return;
+    this.#drafts = new Drafts(session, `ringdesk.visitor.${this.site}.drafts`);
     const tickets = new VisitorTickets(this.site, local, this.endpoint);
     const client = new Client({
       role: "visitor",
@@ -132,7 +140,7 @@ export class RingdeskChat extends LitElement {
   toggle(open = !this.open): void {
     this.open = open;
     cabinet("sessionStorage").setItem("ringdesk.visitor.open", open ? "1" : "0");
-    this.#atEnd = true;
+    this.#view.atEnd = true;
     if (open) {
       this.#client?.start();
       void this.updateComplete.then(() => this.#input?.focus());
@@ -144,7 +152,7 @@ export class RingdeskChat extends LitElement {
 
   /** Read is what was on the screen in front of somebody. */
   #look(): void {
-    const seen = this.open && this.#attentive && this.#atEnd;
+    const seen = this.open && this.#attentive && this.#view.atEnd;
     this.#client?.look(seen ? this.#client.current : undefined);
   }
 
@@ -157,27 +165,37 @@ export class RingdeskChat extends LitElement {
   }
 
   protected override willUpdate(): void {
-    const log = this.#log;
-    this.#fromEnd = log === null ? undefined : log.scrollHeight - log.scrollTop;
+    this.#place.before();
   }
 
-  protected override updated(changed: PropertyValues): void {
-    const log = this.#log;
-    if (log === null) return;
-    if (this.#atEnd || changed.has("open")) log.scrollTop = log.scrollHeight;
-    else if (this.#fromEnd !== undefined && log.scrollTop < NEAR_PX)
-      log.scrollTop = log.scrollHeight - this.#fromEnd;
-    this.#look();
-    // A short first page leaves room above: fill it.
-    if (log.scrollHeight <= log.clientHeight) this.#client?.older(this.#client.current);
+  protected override updated(): void {
+    this.#place.watch(this.#log ?? undefined);
+    this.#place.after();
+    this.#moved();
+    this.#restore();
   }
 
-  #scrolled(): void {
-    const log = this.#log;
-    if (log === null) return;
-    this.#atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_PX;
-    if (log.scrollTop < NEAR_PX) this.#client?.older(this.#client.current);
+  #moved(): void {
+    if (this.#place.nearTop) this.#client?.older(this.#client.current);
     this.#look();
+  }
+
+  /** A draft comes back into a field that was not touched yet: after a reload, or when the panel opens again. */
+  #restore(): void {
+    const input = this.#input;
+    const drafts = this.#drafts;
+    if (input === null || drafts === undefined || this.#client === undefined || input.dataset["draft"]) return;
+    input.dataset["draft"] = "restored";
+    // Written before the conversation had a name.
+    const draft = drafts.get(this.#client.current) || drafts.get("");
+    if (draft === "" || input.value !== "") return;
+    input.value = draft;
+    this.#grow();
+  }
+
+  #keepDraft(text: string): void {
+    this.#drafts?.set("", "");
+    this.#drafts?.set(this.#client?.current ?? "", text);
   }
 
   #submit(event?: Event): void {
@@ -192,7 +210,8 @@ export class RingdeskChat extends LitElement {
     else {
       this.warning = "";
       input.value = "";
-      this.#atEnd = true;
+      this.#keepDraft("");
+      this.#view.atEnd = true;
     }
     this.#grow();
     input.focus();
@@ -200,10 +219,11 @@ export class RingdeskChat extends LitElement {
 
   #typed(): void {
     const client = this.#client;
+    this.#keepDraft(this.#input?.value ?? "");
+    this.#grow();
     if (client === undefined || client.current === "") return;
     if (this.#input?.value === "") client.stopTyping(client.current);
     else client.typing(client.current);
-    this.#grow();
   }
 
   /** The field grows with its text up to its maximum. */
@@ -225,6 +245,7 @@ export class RingdeskChat extends LitElement {
     const input = this.#input;
     if (input === null) return;
     input.value = input.value === "" ? text : `${text}\n${input.value}`;
+    this.#keepDraft(input.value);
     this.#grow();
     input.focus();
   }
@@ -271,7 +292,7 @@ export class RingdeskChat extends LitElement {
         <div class="title">
           <h2>${words.chat}</h2>
           <div class="status" role="status" data-phase=${phase} data-status=${thread?.status ?? "open"}>
-            <span class="dot ${phase}"></span>${this.#statusText()}
+            <span class="dot ${phase === "online" ? (thread?.status ?? "open") : phase}"></span>${this.#statusText()}
           </div>
         </div>
         <button class="plain" lang=${other.language} @click=${this.#switchLanguage}>${other.name}</button>
@@ -285,7 +306,7 @@ export class RingdeskChat extends LitElement {
         aria-live="polite"
         tabindex="0"
         aria-label=${words.chat}
-        @scroll=${this.#scrolled}
+        @scroll=${() => this.#place.scrolled()}
       >
         ${thread?.more ? html`<div class="line">${words.loadingOlder}</div>` : nothing}
         ${rows.length === 0 ? html`<div class="welcome"><strong>${words.greeting}</strong>${words.greetingMore}</div>` : nothing}
@@ -300,6 +321,7 @@ export class RingdeskChat extends LitElement {
       <form @submit=${this.#submit}>
         <textarea
           rows="1"
+          dir="auto"
           aria-label=${words.write}
           placeholder=${words.write}
           enterkeyhint="send"
@@ -319,23 +341,52 @@ export class RingdeskChat extends LitElement {
       row.first ? "first" : "",
       row.failure ? "failed" : "",
     ];
-    const mark = row.mark;
-    const words = this.#words;
-    return html`<div class=${classes.join(" ")} data-seq=${row.seq} data-mark=${mark ?? nothing}>
-      ${row.first && !row.mine ? html`<div class="author">${row.author}</div>` : nothing}
-      <div class="body">${row.body}</div>
-      <div class="meta">
-        <time>${row.time}</time>
-        ${
-          mark
-            ? html`<span class="mark ${mark}" title=${words.mark[mark]} aria-hidden="true"
-                  >${TICKS[mark]}</span
-                ><span class="hidden">${words.mark[mark]}</span>`
-            : nothing
-        }
-      </div>
-      ${row.failure ? this.#failure(row.failure) : nothing}
+    return html`<div class=${classes.join(" ")} data-seq=${row.seq} data-mark=${row.mark ?? nothing}>
+      ${row.first && !row.mine ? html`<div class="author" dir="auto">${row.author}</div>` : nothing}
+      ${this.#body(row)} ${row.last ? this.#meta(row.time, row.mark) : nothing} ${row.failure ? this.#failure(row.failure) : nothing}
     </div>`;
+  }
+
+  #body(row: { key: string; body: string }): TemplateResult {
+    const words = this.#words;
+    const whole = this.#whole.has(row.key);
+    const { parts, cut } = shown(row.body, COLUMNS, whole);
+    const texts = parts.map(({ text, href }) =>
+      href === undefined
+        ? text
+        : html`<a href=${href} target="_blank" rel="noopener noreferrer nofollow">${text}</a>`,
+    );
+    const more = html`<button class="more" aria-expanded=${!cut} @click=${(e: Event) => this.#unfold(e, row.key)}>
+      ${cut ? words.showMore : words.showLess}
+    </button>`;
+    return html`<div class="body" dir="auto">${texts}</div>
+      ${cut || whole ? more : nothing}`;
+  }
+
+  #meta(time: string, mark: Mark | undefined): TemplateResult {
+    const name = mark ? this.#words.mark[mark] : "";
+    return html`<div class="meta">
+      <time>${time}</time>
+      ${
+        mark
+          ? html`<span class="mark ${mark}" title=${name} aria-hidden="true">${TICKS[mark]}</span
+              ><span class="hidden">${name}</span>`
+          : nothing
+      }
+    </div>`;
+  }
+
+  /** What opens grows downwards, also at the end of the log; what closes stays in view. */
+  #unfold(event: Event, key: string): void {
+    const message = (event.currentTarget as HTMLElement).closest(".message");
+    this.#view.atEnd = false;
+    const closes = this.#whole.delete(key);
+    if (!closes) this.#whole.add(key);
+    this.requestUpdate();
+    void this.updateComplete.then(() => {
+      if (closes) message?.scrollIntoView({ block: "nearest" });
+      this.#place.scrolled();
+    });
   }
 
   #failure(failure: { text: string; id: number }): TemplateResult {

@@ -12,6 +12,7 @@ export const style = css`
     --line: #dde3e1;
     --theirs: #ffffff;
     --read: #0f6e66;
+    --on-read: #ffffff;
     --warn: #a33b1f;
     --shadow: 0 12px 40px rgb(10 30 26 / 22%);
     font:
@@ -39,6 +40,7 @@ export const style = css`
       --line: #2c3835;
       --theirs: #25302d;
       --read: #56c7ba;
+      --on-read: #06201d;
       --warn: #f0926f;
       --shadow: 0 12px 40px rgb(0 0 0 / 55%);
     }
@@ -51,10 +53,17 @@ export const style = css`
     color: inherit;
     cursor: pointer;
   }
-  button:focus-visible,
-  textarea:focus-visible {
+  :focus-visible {
     outline: 2px solid var(--accent);
     outline-offset: 2px;
+  }
+  /* One ring: on the border, not beside it. */
+  textarea:focus-visible {
+    outline-offset: -1px;
+    border-color: transparent;
+  }
+  .log:focus-visible {
+    outline-offset: -2px;
   }
   .bubble {
     position: relative;
@@ -128,8 +137,13 @@ export const style = css`
     border-radius: 50%;
     background: #b58a2a;
   }
-  .dot.online {
+  .dot.open,
+  .dot.assigned {
     background: #2e9e6b;
+  }
+  .dot.resolved {
+    background: none;
+    border: 2px solid var(--soft);
   }
   .plain {
     border: 0;
@@ -154,6 +168,8 @@ export const style = css`
     flex: 1;
     overflow-y: auto;
     overscroll-behavior: contain;
+    /* The place is kept by core/place.ts, in every browser alike. */
+    overflow-anchor: none;
     padding: 12px 14px;
     display: flex;
     flex-direction: column;
@@ -178,10 +194,10 @@ export const style = css`
   .day {
     align-self: center;
     text-align: center;
-    font-size: 13px;
+    font-size: 12px;
     color: var(--soft);
-    padding: 8px 12px;
-    max-width: 90%;
+    padding: 4px 8px;
+    max-width: 96%;
   }
   .day {
     font-weight: 600;
@@ -206,6 +222,24 @@ export const style = css`
     padding: 8px 12px;
     white-space: pre-wrap;
     overflow-wrap: anywhere;
+    /* Each line in its own direction. */
+    unicode-bidi: plaintext;
+    text-align: start;
+  }
+  .body a {
+    color: inherit;
+    text-decoration: underline;
+    text-underline-offset: 2px;
+  }
+  .more {
+    align-self: inherit;
+    border: 0;
+    background: none;
+    padding: 6px 8px;
+    font-size: 13px;
+    color: var(--accent);
+    text-decoration: underline;
+    text-underline-offset: 2px;
   }
   .first .body {
     border-top-left-radius: 14px;
@@ -229,8 +263,19 @@ export const style = css`
     display: flex;
     gap: 5px;
   }
+  .mark {
+    letter-spacing: -0.22em;
+    padding-right: 0.22em;
+  }
+  /* Read differs from delivered by its ground, not by its hue. */
   .mark.read {
-    color: var(--read);
+    align-self: center;
+    padding: 0 0.47em 0 0.25em;
+    border-radius: 7px;
+    background: var(--read);
+    color: var(--on-read);
+    font-size: 10px;
+    line-height: 14px;
     font-weight: 700;
   }
   .failed .body {
