@@ -65,8 +65,8 @@ enum Transport {
 impl Transport {
     fn listener(self) -> ListenerKind {
         match self {
-            Transport::Binary => ListenerKind::Binary,
-            _ => ListenerKind::WebSocket,
+            Transport::Binary => ListenerKind::BINARY,
+            _ => ListenerKind::WEBSOCKET,
         }
     }
 
@@ -101,6 +101,8 @@ impl World {
             origins: Vec::new(),
             agent_names: BTreeMap::from([((1, 7), "Ana".into())]),
             connections_max: 10,
+            address_connections_max: 0,
+            tls: None,
         });
         let config = OwnerConfig {
             shard: 0,
@@ -194,10 +196,10 @@ impl World {
 
     /// An agent at work and a visitor with a conversation, so that there is something to meddle with.
     fn neighbours(&mut self) {
-        let agent = self.connect(ListenerKind::Binary);
+        let agent = self.connect(ListenerKind::BINARY);
         self.say(agent, &hello(2, 1, &ticket(2, 1)));
         self.say(agent, &ClientMessage::Presence { n: 1, availability: Availability::Online, capacity: 5 });
-        let visitor = self.connect(ListenerKind::Binary);
+        let visitor = self.connect(ListenerKind::BINARY);
         self.say(visitor, &hello(1, 2, &ticket(1, 2)));
         self.say(visitor, &ClientMessage::Open { n: 1, topic: "" });
         let conversation = self.conversation(visitor);
@@ -250,7 +252,7 @@ impl World {
     }
 
     fn another_is_served(&mut self) {
-        let other = self.connect(ListenerKind::Binary);
+        let other = self.connect(ListenerKind::BINARY);
         self.say(other, &hello(1, 4, &ticket(1, 4)));
         self.say(other, &ClientMessage::Open { n: 1, topic: "" });
         self.conversation(other);
@@ -309,7 +311,7 @@ fn hello(role: u8, device: u64, ticket: &str) -> ClientMessage<'_> {
 /// Everything that was sent is a whole answer in its transport's form.
 fn well_formed(transport: Transport, heard: &[u8]) {
     let mut rest = heard;
-    if transport.listener() == ListenerKind::WebSocket {
+    if transport.listener() == ListenerKind::WEBSOCKET {
         let answers = [Subprotocol::Binary, Subprotocol::Json]
             .map(|subprotocol| ws::client::response(heard, NONCE, subprotocol));
         let Some(end) = answers.into_iter().find_map(|answer| answer.ok().flatten()) else {

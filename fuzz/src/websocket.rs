@@ -58,7 +58,7 @@ impl Side {
     }
 
     fn decoder(self) -> Decoder {
-        if self.client { Decoder::client(self.bound) } else { Decoder::server() }
+        if self.client { Decoder::client(self.bound) } else { Decoder::server(self.bound, None) }
     }
 }
 
