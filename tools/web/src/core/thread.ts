@@ -120,6 +120,7 @@ export class Thread {
     if (state.status === "assigned") this.agentName = state.agent_name;
     if (state.owner_epoch < this.#assignedEpoch) return;
     this.status = state.status;
+    if (state.status === "resolved") this.typing = undefined;
     this.cause = state.cause;
     this.agent = state.agent;
     this.ownerEpoch = Math.max(this.ownerEpoch, state.owner_epoch);
