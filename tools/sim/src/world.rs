@@ -20,7 +20,7 @@ use crate::plan::{ENTRIES, Faults, MS, Plan, Stop, Trigger, US};
 use crate::rng::Rng;
 
 /// Steps of a run: one turn of a shard or one act of an endpoint each. More means that something spins.
-pub const STEPS_MAX: u64 = 400_000;
+pub const STEPS_MAX: u64 = 4_000_000;
 
 /// Who acts next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
