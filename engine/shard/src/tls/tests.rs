@@ -311,12 +311,30 @@ fn cases() -> u32 {
 
 static WORLD: std::sync::OnceLock<World> = std::sync::OnceLock::new();
 
+/// Resident memory of this process, bytes.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// `RINGDESK_TLS_CASES=2000` with this test alone gives a figure without the noise of the others.
 #[test]
 fn what_a_connection_costs() {
     let world = world(&[&rustls::version::TLS13]);
-    let mut pair = world.pair();
-    pair.settle(4096);
+    let count = cases() as usize * 4;
+    let server = || {
+        let mut pair = world.pair();
+        pair.settle(4096);
+        pair.answer(b"welcome", false);
+        pair.server
+    };
+    // The clients' memory, and what a handshake needs, is used again by the next one.
+    let warm: Vec<Tls> = (0..count).map(|_| server()).collect();
+    let start = resident();
+    let held: Vec<Tls> = (0..count).map(|_| server()).collect();
+    let each = resident().saturating_sub(start) / count;
     let state = size_of::<Tls>();
-    eprintln!("state of a TLS connection: {state} bytes, and what rustls boxes");
+    eprintln!("a TLS connection: {state} bytes of state, {each} with all that hangs on it, over {count}");
     assert!(state <= 1536, "{state} bytes");
+    assert_eq!(warm.len(), held.len());
 }
