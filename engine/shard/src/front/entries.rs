@@ -1,7 +1,7 @@
 //! Values by descriptor table entry, in chunks: no allocation per entry, and no doubling of what a million of them take.
 
-/// Entries of one chunk.
-const CHUNK: usize = 256;
+/// Bytes of one chunk: a size class of its own in mimalloc, so that nothing is lost behind the last entry.
+const CHUNK_BYTES: usize = 32 << 10;
 
 type Chunk<T> = Box<[Option<T>]>;
 
@@ -12,6 +12,9 @@ pub struct Entries<T> {
 }
 
 impl<T> Entries<T> {
+    /// Entries of one chunk.
+    const CHUNK: usize = CHUNK_BYTES / size_of::<Option<T>>();
+
     /// No values.
     pub const fn new() -> Self {
         Self { chunks: Vec::new() }
@@ -19,24 +22,24 @@ impl<T> Entries<T> {
 
     /// The value at an entry.
     pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {
-        let (chunk, place) = place_of(index);
+        let (chunk, place) = Self::place_of(index);
         self.chunks.get_mut(chunk)?.as_mut()?[place].as_mut()
     }
 
     /// Puts a value at an entry. Panics when it is taken.
     pub fn insert(&mut self, index: u32, value: T) {
-        let (chunk, place) = place_of(index);
+        let (chunk, place) = Self::place_of(index);
         if chunk >= self.chunks.len() {
             self.chunks.resize_with(chunk + 1, || None);
         }
-        let chunk = self.chunks[chunk].get_or_insert_with(|| (0..CHUNK).map(|_| None).collect());
+        let chunk = self.chunks[chunk].get_or_insert_with(|| (0..Self::CHUNK).map(|_| None).collect());
         assert!(chunk[place].is_none(), "entry {index} is taken");
         chunk[place] = Some(value);
     }
 
     /// Takes the value out of an entry.
     pub fn remove(&mut self, index: u32) -> Option<T> {
-        let (chunk, place) = place_of(index);
+        let (chunk, place) = Self::place_of(index);
         self.chunks.get_mut(chunk)?.as_mut()?[place].take()
     }
 
@@ -45,14 +48,14 @@ impl<T> Entries<T> {
         self.chunks.iter().flatten().flatten().flatten()
     }
 
+    fn place_of(index: u32) -> (usize, usize) {
+        (index as usize / Self::CHUNK, index as usize % Self::CHUNK)
+    }
+
     /// Entries below this may hold a value.
     pub fn end(&self) -> u32 {
-        (self.chunks.len() * CHUNK) as u32
+        (self.chunks.len() * Self::CHUNK) as u32
     }
-}
-
-fn place_of(index: u32) -> (usize, usize) {
-    (index as usize / CHUNK, index as usize % CHUNK)
 }
 
 #[cfg(test)]
@@ -62,12 +65,12 @@ mod tests {
     #[test]
     fn values_stand_at_their_entries() {
         let mut entries = Entries::new();
-        for index in [0, 1, 255, 256, 70_000] {
+        for index in [0, 1, 4_095, 4_096, 70_000] {
             entries.insert(index, index);
         }
-        assert_eq!(entries.iter().copied().collect::<Vec<u32>>(), [0, 1, 255, 256, 70_000]);
-        assert_eq!(entries.get_mut(256).copied(), Some(256));
-        assert_eq!(entries.get_mut(257), None);
+        assert_eq!(entries.iter().copied().collect::<Vec<u32>>(), [0, 1, 4_095, 4_096, 70_000]);
+        assert_eq!(entries.get_mut(4_096).copied(), Some(4_096));
+        assert_eq!(entries.get_mut(4_097), None);
         assert_eq!(entries.get_mut(90_000), None);
         assert_eq!((entries.remove(1), entries.remove(1)), (Some(1), None));
         assert!(entries.end() > 70_000);

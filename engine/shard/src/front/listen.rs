@@ -224,6 +224,10 @@ impl Front {
         let oldest = session.listens.make_room(LISTENS_MAX);
         let from_tail = after == FROM_TAIL;
         let last = if from_tail { 0 } else { after };
+        // The desk's copy of the name instead of an own one, where it has just made it.
+        if let Some(name) = owner.desk().visitor_name(conversation).filter(|name| **name == session.name) {
+            session.name = name.clone();
+        }
         session.listens.push(Listen::asking(conversation, last, from_tail));
         if let Some(oldest) = oldest {
             let want = Want::Unsubscribe { conversation: oldest.conversation };
