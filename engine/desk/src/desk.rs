@@ -78,12 +78,12 @@ impl Desk {
             return;
         }
         let due = state.deadline(&self.limits);
-        if due != state.due {
-            if let Some(before) = state.due {
+        let before = state.replace_due(due);
+        if due != before {
+            if let Some(before) = before {
                 self.due.remove(&(before, slot));
             }
             self.due.extend(due.map(|due| (due, slot)));
-            state.due = due;
         }
     }
 
@@ -97,7 +97,7 @@ impl Desk {
 
     /// Slots with agents, in order: `Command::Boot` each, once, after replay and before the first session.
     pub fn slots_to_boot(&self) -> Vec<Slot> {
-        let has_agents = |state: &SlotState| state.sites.values().any(|site| site.roster.count() > 0);
+        let has_agents = |state: &SlotState| state.sites().values().any(|site| site.roster.count() > 0);
         self.states().filter(|(_, state)| has_agents(state)).map(|(slot, _)| slot).collect()
     }
 
@@ -142,12 +142,12 @@ impl Desk {
 
     /// A site's queue and agents. `slot` is that of `{site}`; `None` before the site's first event.
     pub fn site_view(&self, slot: Slot, site: SiteId) -> Option<SiteView<'_>> {
-        self.slot(slot)?.sites.get(&site).map(|dispatcher| SiteView { dispatcher })
+        self.slot(slot)?.sites().get(&site).map(|dispatcher| SiteView { dispatcher })
     }
 
     /// The sites whose dispatcher lives here: (slot, site), in order.
     pub fn sites(&self) -> impl Iterator<Item = (Slot, SiteId)> + '_ {
-        self.states().flat_map(|(slot, state)| state.sites.keys().map(move |site| (slot, *site)))
+        self.states().flat_map(|(slot, state)| state.sites().keys().map(move |site| (slot, *site)))
     }
 
     /// Forgets the keys of every conversation: a bug, planted to see it found.

@@ -22,11 +22,20 @@ pub(crate) struct SlotState {
     visitors: Vec<Visitor>,
     /// Places of all visitors, in order of `Visitor::key`.
     by_key: Vec<u32>,
-    pub(crate) sites: BTreeMap<SiteId, Dispatcher>,
+    /// Made by the first dispatcher: most slots have none.
+    home: Option<Box<Home>>,
     pub(crate) pairs: Pairs,
-    /// What `Desk::due` lists for this slot.
-    pub(crate) due: Option<Hlc>,
 }
+
+/// The dispatchers of a slot.
+#[derive(Default)]
+struct Home {
+    sites: BTreeMap<SiteId, Dispatcher>,
+    /// What `Desk::due` lists for this slot.
+    due: Option<Hlc>,
+}
+
+static NO_SITES: BTreeMap<SiteId, Dispatcher> = BTreeMap::new();
 
 impl SlotState {
     pub(crate) const fn new() -> Self {
@@ -34,9 +43,24 @@ impl SlotState {
             conversations: Vec::new(),
             visitors: Vec::new(),
             by_key: Vec::new(),
-            sites: BTreeMap::new(),
+            home: None,
             pairs: Pairs::new(),
-            due: None,
+        }
+    }
+
+    /// Its dispatchers.
+    pub(crate) fn sites(&self) -> &BTreeMap<SiteId, Dispatcher> {
+        self.home.as_ref().map_or(&NO_SITES, |home| &home.sites)
+    }
+
+    /// What `Desk::due` lists for this slot; changed to `due`.
+    pub(crate) fn replace_due(&mut self, due: Option<Hlc>) -> Option<Hlc> {
+        match &mut self.home {
+            Some(home) => std::mem::replace(&mut home.due, due),
+            None => {
+                assert!(due.is_none(), "only dispatchers have deadlines");
+                None
+            }
         }
     }
 
@@ -51,7 +75,7 @@ impl SlotState {
         if !self.note_room(0, limits) {
             return None;
         }
-        self.sites.values().filter_map(Dispatcher::deadline).min()
+        self.sites().values().filter_map(Dispatcher::deadline).min()
     }
 
     pub(crate) fn visitor(&self, site: SiteId, visitor: &str) -> Option<&Visitor> {
@@ -148,7 +172,8 @@ impl SlotState {
                 return !had_room;
             }
             Event::Booted { at, .. } => {
-                self.sites.values_mut().for_each(|site| site.apply_booted(*at, limits));
+                let sites = self.home.iter_mut().flat_map(|home| home.sites.values_mut());
+                sites.for_each(|site| site.apply_booted(*at, limits));
                 return true;
             }
             Event::Waiting { site, .. }
@@ -158,7 +183,8 @@ impl SlotState {
             | Event::AgentDeclared { site, .. }
             | Event::AgentLinks { site, .. }
             | Event::AgentLapsed { site, .. } => {
-                self.sites.entry(*site).or_insert_with(Dispatcher::new).apply(event, limits);
+                let sites = &mut self.home.get_or_insert_default().sites;
+                sites.entry(*site).or_insert_with(Dispatcher::new).apply(event, limits);
                 return true;
             }
         }
@@ -180,8 +206,8 @@ impl SlotState {
             digest.bytes(key.as_bytes());
             visitor.digest(digest);
         }
-        digest.count(self.sites.len());
-        for (site, dispatcher) in &self.sites {
+        digest.count(self.sites().len());
+        for (site, dispatcher) in self.sites() {
             digest.u32(site.0);
             dispatcher.digest(digest);
         }
@@ -215,4 +241,15 @@ fn grow<T>(values: &mut Vec<T>) {
 fn push<T>(values: &mut Vec<T>, value: T) {
     grow(values);
     values.push(value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With 16,384 slots, twenty thousand visitors have half a slot each.
+    #[test]
+    fn a_slot_is_small() {
+        assert!(size_of::<SlotState>() <= 128, "{}", size_of::<SlotState>());
+    }
 }
