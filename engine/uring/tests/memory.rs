@@ -218,9 +218,9 @@ fn done(op: DiskOp) -> DiskDone {
 
 /// Bounds, bytes per visitor: connection and session; conversation with one device, with its share of its slot; a first
 /// message, which also takes a place in the queue and two notes between slots.
-const CONNECTION_MAX: f64 = 180.0;
-const CONVERSATION_MAX: f64 = 260.0;
-const WAITING_MAX: f64 = 125.0;
+const CONNECTION_MAX: f64 = 170.0;
+const CONVERSATION_MAX: f64 = 235.0;
+const WAITING_MAX: f64 = 100.0;
 
 #[test]
 fn an_idle_visitor_is_small() {
