@@ -95,6 +95,8 @@ impl Bench {
             origins: Vec::new(),
             agent_names: BTreeMap::new(),
             connections_max: 1_000_000,
+            address_connections_max: 0,
+            tls: None,
         });
         let shard = Shard::boot(0, Replay::new(config), settings, Tail::fresh(LogId(0)), 1, now);
         let inputs = Inputs { lane_room: vec![4096], ..Inputs::default() };
@@ -110,7 +112,7 @@ impl Bench {
     }
 
     fn hello(&mut self, visitor: u32) {
-        let accepted = Input::Accepted { conn: conn(visitor), listener: ListenerKind::Binary, peer: None };
+        let accepted = Input::Accepted { conn: conn(visitor), listener: ListenerKind::BINARY, peer: None };
         self.inputs.events.push(accepted);
         let claims = Claims {
             iss: ISSUER.into(),
