@@ -4,6 +4,7 @@
 //! Owned by the shard, single-threaded. State is kept per slot, so that a slot can move.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::command::{Answer, Caller, Command, Refusal};
 use crate::decision::{Decision, Keyed};
@@ -77,12 +78,12 @@ impl Desk {
             return;
         }
         let due = state.deadline(&self.limits);
-        if due != state.due {
-            if let Some(before) = state.due {
+        let before = state.replace_due(due);
+        if due != before {
+            if let Some(before) = before {
                 self.due.remove(&(before, slot));
             }
             self.due.extend(due.map(|due| (due, slot)));
-            state.due = due;
         }
     }
 
@@ -96,7 +97,7 @@ impl Desk {
 
     /// Slots with agents, in order: `Command::Boot` each, once, after replay and before the first session.
     pub fn slots_to_boot(&self) -> Vec<Slot> {
-        let has_agents = |state: &SlotState| state.sites.values().any(|site| site.roster.count() > 0);
+        let has_agents = |state: &SlotState| state.sites().values().any(|site| site.roster.count() > 0);
         self.states().filter(|(_, state)| has_agents(state)).map(|(slot, _)| slot).collect()
     }
 
@@ -114,44 +115,53 @@ impl Desk {
 
     /// One conversation, `None` when it was never opened here.
     pub fn conversation(&self, id: ConversationId) -> Option<ConversationView<'_>> {
-        self.slot(id.slot())?.conversation(id).map(|conversation| conversation.view(id))
+        let state = self.slot(id.slot())?;
+        let conversation = state.conversation(id)?;
+        Some(conversation.view(id, state.name_of(conversation)))
     }
 
     /// Whether the caller may see a conversation: its visitor, or an agent of its site. False for one that does not
     /// exist, so that the two cannot be told apart (C10).
     pub fn may_read(&self, caller: &Caller<'_>, id: ConversationId) -> bool {
-        let conversation = self.slot(id.slot()).and_then(|state| state.conversation(id));
-        conversation.is_some_and(|conversation| conversation.party(caller).is_ok())
+        let Some(state) = self.slot(id.slot()) else { return false };
+        let conversation = state.conversation(id);
+        conversation.is_some_and(|known| known.party(caller, state.name_of(known)).is_ok())
+    }
+
+    /// External id of a conversation's visitor, to be shared instead of copied.
+    pub fn visitor_name(&self, id: ConversationId) -> Option<&Arc<str>> {
+        let state = self.slot(id.slot())?;
+        state.conversation(id).map(|conversation| state.name_of(conversation))
     }
 
     /// The latest conversation of a visitor. `slot` is that of `{site/visitor}`.
     pub fn visitor_conversation(&self, slot: Slot, site: SiteId, visitor: &str) -> Option<ConversationId> {
         let visitor = self.slot(slot)?.visitor(site, visitor)?;
-        Some(ConversationId::new(slot, visitor.latest))
+        Some(ConversationId::new(slot, visitor.latest()))
     }
 
     /// A site's queue and agents. `slot` is that of `{site}`; `None` before the site's first event.
     pub fn site_view(&self, slot: Slot, site: SiteId) -> Option<SiteView<'_>> {
-        self.slot(slot)?.sites.get(&site).map(|dispatcher| SiteView { dispatcher })
+        self.slot(slot)?.sites().get(&site).map(|dispatcher| SiteView { dispatcher })
     }
 
     /// The sites whose dispatcher lives here: (slot, site), in order.
     pub fn sites(&self) -> impl Iterator<Item = (Slot, SiteId)> + '_ {
-        self.states().flat_map(|(slot, state)| state.sites.keys().map(move |site| (slot, *site)))
+        self.states().flat_map(|(slot, state)| state.sites().keys().map(move |site| (slot, *site)))
     }
 
     /// Forgets the keys of every conversation: a bug, planted to see it found.
     #[cfg(feature = "planted")]
     pub fn forget_devices(&mut self) {
         let slots = self.slots.iter_mut().flatten();
-        slots.flat_map(|slot| slot.conversations.values_mut()).for_each(|known| known.forget_devices());
+        slots.for_each(|slot| slot.forget_devices());
     }
 
     /// Takes every OPEN key for one of its device's newest conversation: a bug, planted to see it found.
     #[cfg(feature = "planted")]
     pub fn forget_old_opens(&mut self) {
         let slots = self.slots.iter_mut().flatten();
-        slots.flat_map(|slot| slot.visitors.values_mut()).for_each(|known| known.forget_old_opens());
+        slots.for_each(|slot| slot.forget_old_opens());
     }
 
     /// Number of conversations.

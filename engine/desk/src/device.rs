@@ -40,6 +40,12 @@ struct Kept {
     seq: u32,
 }
 
+impl Kept {
+    fn new(seq: u64, hash: u64) -> Self {
+        Self { hash: halves(hash), seq: u32::try_from(seq).expect("seq is kept in 32 bits") }
+    }
+}
+
 /// A live device of a conversation.
 pub(crate) struct Device {
     pub(crate) device: DeviceId,
@@ -47,7 +53,43 @@ pub(crate) struct Device {
     pub(crate) party: u32,
     /// Last recorded n. Each n has a seq of its own and seq is 32 bits wide, so n is too.
     last: u32,
-    kept: Vec<Kept>,
+    kept: Window,
+}
+
+/// The newest keys. Most devices of most conversations have written once, which takes no allocation.
+enum Window {
+    One([Kept; 1]),
+    #[allow(clippy::box_collection, reason = "8 bytes instead of 24 in every device")]
+    Many(Box<Vec<Kept>>),
+}
+
+impl Window {
+    fn as_slice(&self) -> &[Kept] {
+        match self {
+            Self::One(kept) => kept,
+            Self::Many(kept) => kept,
+        }
+    }
+
+    fn push(&mut self, kept: Kept, max: usize) {
+        match self {
+            Self::One([first]) => *self = Self::Many(Box::new(vec![*first, kept])),
+            Self::Many(many) => {
+                if many.len() == many.capacity() {
+                    // Half as much again: a window may stay as it is for years.
+                    many.reserve_exact((many.len() / 2).clamp(1, max - many.len()));
+                }
+                many.push(kept);
+            }
+        }
+    }
+
+    fn set(&mut self, at: usize, kept: Kept) {
+        match self {
+            Self::One(one) => one[at] = kept,
+            Self::Many(many) => many[at] = kept,
+        }
+    }
 }
 
 /// What the window says about a key.
@@ -66,8 +108,10 @@ pub(crate) enum Key {
 }
 
 impl Device {
-    pub(crate) fn new(device: DeviceId, party: u32) -> Self {
-        Self { device, party, last: 0, kept: Vec::new() }
+    /// A device with its first key.
+    pub(crate) fn new(device: DeviceId, party: u32, n: u64, seq: u64, hash: u64) -> Self {
+        assert!(n == 1, "device {device:?}: its first n is {n}");
+        Self { device, party, last: 1, kept: Window::One([Kept::new(seq, hash)]) }
     }
 
     /// Looks up a key. `n` is at least 1.
@@ -76,11 +120,12 @@ impl Device {
         if n > last {
             return if n == last + 1 { Key::Fresh } else { Key::Ahead(last + 1) };
         }
-        let window = self.kept.len() as u64;
+        let kept = self.kept.as_slice();
+        let window = kept.len() as u64;
         if n + window <= last {
             return Key::Old;
         }
-        let kept = self.kept[((n - 1) % window) as usize];
+        let kept = kept[((n - 1) % window) as usize];
         if kept.hash == halves(hash) { Key::Same(u64::from(kept.seq)) } else { Key::Other }
     }
 
@@ -93,32 +138,26 @@ impl Device {
             self.last
         );
         self.last += 1;
-        let kept = Kept { hash: halves(hash), seq: u32::try_from(seq).expect("seq is kept in 32 bits") };
-        if self.kept.len() < window as usize {
-            if self.kept.is_empty() {
-                self.kept.reserve_exact(1);
-            }
-            self.kept.push(kept);
+        let kept = Kept::new(seq, hash);
+        if self.kept.as_slice().len() < window as usize {
+            self.kept.push(kept, window as usize);
         } else {
-            let at = ((n - 1) % u64::from(window)) as usize;
-            self.kept[at] = kept;
+            self.kept.set(((n - 1) % u64::from(window)) as usize, kept);
         }
     }
 
     /// Seq of the newest key: the device's last activity.
     pub(crate) fn last_seq(&self) -> u64 {
-        if self.last == 0 {
-            return 0;
-        }
-        u64::from(self.kept[(self.last as usize - 1) % self.kept.len()].seq)
+        let kept = self.kept.as_slice();
+        u64::from(kept[(self.last as usize - 1) % kept.len()].seq)
     }
 
     pub(crate) fn digest(&self, digest: &mut Digest) {
         digest.u64(self.device.0);
         digest.u32(self.party);
         digest.u32(self.last);
-        digest.count(self.kept.len());
-        for kept in &self.kept {
+        digest.count(self.kept.as_slice().len());
+        for kept in self.kept.as_slice() {
             digest.u32(kept.hash[0]);
             digest.u32(kept.hash[1]);
             digest.u32(kept.seq);
@@ -128,6 +167,83 @@ impl Device {
 
 fn halves(hash: u64) -> [u32; 2] {
     [hash as u32, (hash >> 32) as u32]
+}
+
+/// The live devices of one conversation. Most conversations have one, held in place.
+#[derive(Default)]
+pub(crate) enum Devices {
+    #[default]
+    None,
+    One(Device),
+    Many(Box<Crowd>),
+}
+
+/// More than one device, now or before.
+pub(crate) struct Crowd {
+    live: Vec<Device>,
+    retired: Retired,
+}
+
+impl Devices {
+    pub(crate) fn as_slice(&self) -> &[Device] {
+        match self {
+            Self::None => &[],
+            Self::One(device) => std::slice::from_ref(device),
+            Self::Many(crowd) => &crowd.live,
+        }
+    }
+
+    pub(crate) fn find_mut(&mut self, party: u32, device: DeviceId) -> Option<&mut Device> {
+        let devices = match self {
+            Self::None => &mut [],
+            Self::One(device) => std::slice::from_mut(device),
+            Self::Many(crowd) => crowd.live.as_mut_slice(),
+        };
+        devices.iter_mut().find(|known| known.device == device && known.party == party)
+    }
+
+    fn crowd(&mut self) -> &mut Crowd {
+        if !matches!(self, Self::Many(_)) {
+            let live = match std::mem::take(self) {
+                Self::One(device) => vec![device],
+                _ => Vec::new(),
+            };
+            *self = Self::Many(Box::new(Crowd { live, retired: Retired::default() }));
+        }
+        let Self::Many(crowd) = self else { panic!("it was just made one") };
+        crowd
+    }
+
+    pub(crate) fn push(&mut self, device: Device) {
+        if matches!(self, Self::None) {
+            *self = Self::One(device);
+            return;
+        }
+        let live = &mut self.crowd().live;
+        live.reserve_exact(1);
+        live.push(device);
+    }
+
+    /// Retires a live device. Panics when it is not live.
+    pub(crate) fn retire(&mut self, party: u32, device: DeviceId, retired_max: u32) {
+        let crowd = self.crowd();
+        let live = crowd.live.iter().position(|known| known.device == device && known.party == party);
+        crowd.live.remove(live.expect("only a live device is retired"));
+        crowd.retired.insert(party, device, retired_max);
+    }
+
+    pub(crate) fn retired(&self) -> &Retired {
+        match self {
+            Self::Many(crowd) => &crowd.retired,
+            _ => &Retired(None),
+        }
+    }
+
+    pub(crate) fn digest(&self, digest: &mut Digest) {
+        digest.count(self.as_slice().len());
+        self.as_slice().iter().for_each(|device| device.digest(digest));
+        self.retired().digest(digest);
+    }
 }
 
 /// Devices that may not come back. Most conversations never retire one, so it costs a null pointer until then.
@@ -168,8 +284,8 @@ mod tests {
     const WINDOW: u32 = 16;
 
     fn device_with(n_last: u64) -> Device {
-        let mut device = Device::new(DeviceId(7), 0);
-        for n in 1..=n_last {
+        let mut device = Device::new(DeviceId(7), 0, 1, 3, send_hash(0, &1u64.to_le_bytes()));
+        for n in 2..=n_last {
             device.record(n, n * 3, send_hash(0, &n.to_le_bytes()), WINDOW);
         }
         device
@@ -177,7 +293,7 @@ mod tests {
 
     #[test]
     fn window_answers_each_of_the_newest_sixteen() {
-        for last in 0..40u64 {
+        for last in 1..40u64 {
             let device = device_with(last);
             for n in 1..=last {
                 let hash = send_hash(0, &n.to_le_bytes());

@@ -88,7 +88,7 @@ impl Dispatcher {
 
 impl<'a> Decision<'a> {
     fn dispatcher(&self, site: SiteId) -> &'a Dispatcher {
-        self.state.sites.get(&site).unwrap_or(&EMPTY)
+        self.state.sites().get(&site).unwrap_or(&EMPTY)
     }
 
     fn draft(&mut self, site: SiteId) -> Draft<'_, 'a> {
@@ -187,7 +187,7 @@ impl<'a> Decision<'a> {
 
     /// A conversation wants an agent.
     pub(crate) fn hear_want(&mut self, site: SiteId, conversation: ConversationId, since: Hlc, epoch: u32) {
-        let entry = self.dispatcher(site).queue.entry(conversation).copied();
+        let entry = self.dispatcher(site).queue.entry(conversation);
         let (slot, at) = (self.slot, self.now);
         let mut since = since;
         match entry {
@@ -212,7 +212,7 @@ impl<'a> Decision<'a> {
 
     /// A conversation needs nobody any more.
     pub(crate) fn hear_release(&mut self, site: SiteId, conversation: ConversationId, epoch: u32) {
-        let Some(entry) = self.dispatcher(site).queue.entry(conversation).copied() else { return };
+        let Some(entry) = self.dispatcher(site).queue.entry(conversation) else { return };
         if entry.epoch > epoch {
             return;
         }
@@ -226,7 +226,7 @@ impl<'a> Decision<'a> {
     /// A deadline is due, or work was left over.
     pub(crate) fn tick(&mut self) -> Result<Answer, Refusal> {
         let state = self.state;
-        for (site, dispatcher) in &state.sites {
+        for (site, dispatcher) in state.sites() {
             if dispatcher.deadline().is_some_and(|due| due <= self.now) {
                 self.draft(*site).settle();
             }
@@ -236,7 +236,7 @@ impl<'a> Decision<'a> {
 
     /// The engine has replayed this slot. A slot without agents has nothing to start again.
     pub(crate) fn boot(&mut self) -> Result<Answer, Refusal> {
-        if self.state.sites.values().any(|site| site.roster.count() > 0) {
+        if self.state.sites().values().any(|site| site.roster.count() > 0) {
             self.push(Event::Booted { slot: self.slot, at: self.now });
         }
         Ok(Answer::Done)

@@ -10,58 +10,105 @@ use crate::digest::Digest;
 use crate::event::Note;
 use crate::ids::{AgentId, ConversationId, Slot};
 
-/// Told to one hearer. `last` is the number of the newest note; the outstanding ones end with it.
+/// Told to one hearer. `last` is the number of the newest note; the outstanding ones end with it. Confirmed ones are
+/// gone, and between notes there is no queue.
 #[derive(Default)]
 struct Told {
     last: u64,
-    outstanding: VecDeque<Note>,
+    #[allow(clippy::box_collection, reason = "8 bytes instead of 32 in every pair")]
+    outstanding: Option<Box<VecDeque<Note>>>,
 }
 
 impl Told {
     fn confirmed(&self) -> u64 {
-        self.last - self.outstanding.len() as u64
+        self.last - self.len() as u64
+    }
+
+    fn len(&self) -> usize {
+        self.outstanding.as_ref().map_or(0, |notes| notes.len())
+    }
+
+    fn notes(&self) -> impl Iterator<Item = &Note> {
+        self.outstanding.iter().flat_map(|notes| notes.iter())
     }
 }
 
-/// Values by slot, in order. A slot of conversations has a pair or two, for which a map's node of eleven would be
-/// most of its memory; a dispatcher's has at most one per slot there is.
-struct BySlot<T>(Vec<(Slot, T)>);
+/// Values by slot, in order. A slot of conversations has one pair, held in place; a dispatcher's has at most one per slot
+/// there is.
+enum BySlot<T> {
+    None,
+    One(Slot, T),
+    #[allow(clippy::box_collection, reason = "8 bytes instead of 24 in every slot")]
+    Many(Box<Vec<(Slot, T)>>),
+}
 
 impl<T: Default> BySlot<T> {
     fn get(&self, slot: Slot) -> Option<&T> {
-        self.find(slot).ok().map(|at| &self.0[at].1)
+        match self {
+            Self::One(known, value) if *known == slot => Some(value),
+            Self::Many(values) => find(values, slot).ok().map(|at| &values[at].1),
+            _ => None,
+        }
     }
 
     fn get_mut(&mut self, slot: Slot) -> Option<&mut T> {
-        self.find(slot).ok().map(|at| &mut self.0[at].1)
+        match self {
+            Self::One(known, value) if *known == slot => Some(value),
+            Self::Many(values) => find(values, slot).ok().map(|at| &mut values[at].1),
+            _ => None,
+        }
     }
 
     fn get_or_default(&mut self, slot: Slot) -> &mut T {
-        let at = self.find(slot).unwrap_or_else(|at| {
-            if self.0.is_empty() {
-                self.0.reserve_exact(1);
+        if let Self::None = self {
+            *self = Self::One(slot, T::default());
+        }
+        match std::mem::replace(self, Self::None) {
+            Self::One(known, value) if known != slot => *self = Self::Many(Box::new(vec![(known, value)])),
+            same => *self = same,
+        }
+        match self {
+            Self::One(_, value) => value,
+            Self::Many(values) => {
+                let at = find(values, slot).unwrap_or_else(|at| {
+                    values.insert(at, (slot, T::default()));
+                    at
+                });
+                &mut values[at].1
             }
-            self.0.insert(at, (slot, T::default()));
-            at
-        });
-        &mut self.0[at].1
+            Self::None => panic!("it was just made one"),
+        }
     }
 
-    fn find(&self, slot: Slot) -> Result<usize, usize> {
-        self.0.binary_search_by_key(&slot, |(known, _)| *known)
+    fn len(&self) -> usize {
+        self.iter().count()
     }
+
+    fn iter(&self) -> impl Iterator<Item = (Slot, &T)> {
+        let (one, many) = match self {
+            Self::None => (None, None),
+            Self::One(slot, value) => (Some((*slot, value)), None),
+            Self::Many(values) => (None, Some(values)),
+        };
+        one.into_iter()
+            .chain(many.into_iter().flat_map(|many| many.iter().map(|(slot, value)| (*slot, value))))
+    }
+}
+
+fn find<T>(values: &[(Slot, T)], slot: Slot) -> Result<usize, usize> {
+    values.binary_search_by_key(&slot, |(known, _)| *known)
 }
 
 /// All pairs of one slot, in both directions.
 pub(crate) struct Pairs {
     told: BySlot<Told>,
     heard: BySlot<u64>,
-    outstanding: usize,
+    outstanding: u32,
 }
 
 impl Pairs {
     pub(crate) const fn new() -> Self {
-        Self { told: BySlot(Vec::new()), heard: BySlot(Vec::new()), outstanding: 0 }
+        Self { told: BySlot::None, heard: BySlot::None, outstanding: 0 }
     }
 
     /// Number of the last note told to `to`.
@@ -81,14 +128,14 @@ impl Pairs {
 
     /// Notes told and not yet confirmed, over all pairs.
     pub(crate) fn outstanding(&self) -> usize {
-        self.outstanding
+        self.outstanding as usize
     }
 
     pub(crate) fn apply_told(&mut self, to: Slot, n: u64, note: Note) {
         let told = self.told.get_or_default(to);
         assert!(n == told.last + 1, "note {n} to {to:?} told after {}", told.last);
         told.last = n;
-        told.outstanding.push_back(note);
+        told.outstanding.get_or_insert_default().push_back(note);
         self.outstanding += 1;
     }
 
@@ -107,32 +154,33 @@ impl Pairs {
             told.last
         );
         let count = (upto - confirmed) as usize;
-        told.outstanding.drain(..count);
-        if told.outstanding.is_empty() {
-            told.outstanding = VecDeque::new();
+        let notes = told.outstanding.as_mut().expect("what is not confirmed is kept");
+        notes.drain(..count);
+        if notes.is_empty() {
+            told.outstanding = None;
         }
-        self.outstanding -= count;
+        self.outstanding -= count as u32;
     }
 
     /// Unconfirmed notes: (to, n, note), by hearer and in order.
     pub(crate) fn unconfirmed(&self) -> impl Iterator<Item = (Slot, u64, Note)> + '_ {
-        self.told.0.iter().flat_map(|(to, told)| {
-            told.outstanding.iter().zip(told.confirmed() + 1..).map(|(note, n)| (*to, n, *note))
+        self.told.iter().flat_map(|(to, told)| {
+            told.notes().zip(told.confirmed() + 1..).map(move |(note, n)| (to, n, *note))
         })
     }
 
     pub(crate) fn digest(&self, digest: &mut Digest) {
-        digest.count(self.told.0.len());
-        for (to, told) in &self.told.0 {
+        digest.count(self.told.len());
+        for (to, told) in self.told.iter() {
             digest.u32(u32::from(to.0));
             digest.u64(told.last);
-            digest.count(told.outstanding.len());
-            for note in &told.outstanding {
+            digest.count(told.len());
+            for note in told.notes() {
                 digest_note(digest, *note);
             }
         }
-        digest.count(self.heard.0.len());
-        for (from, n) in &self.heard.0 {
+        digest.count(self.heard.len());
+        for (from, n) in self.heard.iter() {
             digest.u32(u32::from(from.0));
             digest.u64(*n);
         }

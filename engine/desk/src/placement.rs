@@ -117,7 +117,7 @@ impl<'d, 'a> Draft<'d, 'a> {
             if self.moved.contains(&conversation) {
                 continue;
             }
-            let entry = *dispatcher.queue.entry(conversation).expect("what is placed has an entry");
+            let entry = dispatcher.queue.entry(conversation).expect("what is placed has an entry");
             let (slot, site, epoch, at) = (self.decision.slot, self.site, entry.epoch, self.decision.now);
             self.decision.moves_left -= 1;
             self.decision.push(Event::Returned { slot, site, conversation, agent, epoch, at });

@@ -18,9 +18,25 @@ pub(crate) struct Entry {
     pub(crate) agent: Option<AgentId>,
 }
 
+/// An entry in 16 bytes: somebody waits at every one.
+#[derive(Clone, Copy)]
+struct Kept {
+    since: Hlc,
+    epoch: u32,
+    /// 0 = it waits.
+    agent: u32,
+}
+
+impl Kept {
+    fn entry(self) -> Entry {
+        let agent = (self.agent != 0).then_some(AgentId(self.agent));
+        Entry { since: self.since, epoch: self.epoch, agent }
+    }
+}
+
 /// Entries by conversation, and the order of those that wait.
 pub(crate) struct Queue {
-    entries: BTreeMap<ConversationId, Entry>,
+    entries: BTreeMap<ConversationId, Kept>,
     waiting: BTreeSet<(Hlc, ConversationId)>,
 }
 
@@ -29,8 +45,8 @@ impl Queue {
         Self { entries: BTreeMap::new(), waiting: BTreeSet::new() }
     }
 
-    pub(crate) fn entry(&self, conversation: ConversationId) -> Option<&Entry> {
-        self.entries.get(&conversation)
+    pub(crate) fn entry(&self, conversation: ConversationId) -> Option<Entry> {
+        self.entries.get(&conversation).map(|kept| kept.entry())
     }
 
     pub(crate) fn waiting_count(&self) -> usize {
@@ -43,16 +59,16 @@ impl Queue {
     }
 
     pub(crate) fn apply_waiting(&mut self, conversation: ConversationId, since: Hlc, epoch: u32) {
-        let before = self.entries.insert(conversation, Entry { since, epoch, agent: None });
-        assert!(before.is_none(), "{conversation:?} joins a queue it stands in: {before:?}");
+        let before = self.entries.insert(conversation, Kept { since, epoch, agent: 0 });
+        assert!(before.is_none(), "{conversation:?} joins a queue it stands in");
         self.waiting.insert((since, conversation));
     }
 
     pub(crate) fn apply_placed(&mut self, conversation: ConversationId, agent: AgentId, epoch: u32) {
         let entry = self.entries.get_mut(&conversation).expect("only a known conversation is placed");
-        assert!(entry.agent.is_none(), "{conversation:?} is placed twice: {entry:?}");
+        assert!(entry.agent == 0, "{conversation:?} is placed twice: {:?}", entry.entry());
         assert!(epoch > entry.epoch, "{conversation:?}: epoch {epoch} after {}", entry.epoch);
-        entry.agent = Some(agent);
+        entry.agent = agent.0;
         entry.epoch = epoch;
         assert!(self.waiting.remove(&(entry.since, conversation)), "who is placed has waited");
     }
@@ -60,16 +76,17 @@ impl Queue {
     pub(crate) fn apply_returned(&mut self, conversation: ConversationId, agent: AgentId, epoch: u32) {
         let entry = self.entries.get_mut(&conversation).expect("only a known conversation is returned");
         assert!(
-            entry.agent == Some(agent) && entry.epoch == epoch,
-            "{conversation:?} returned from {entry:?}"
+            entry.agent == agent.0 && entry.epoch == epoch,
+            "{conversation:?} returned from {:?}",
+            entry.entry()
         );
-        entry.agent = None;
+        entry.agent = 0;
         self.waiting.insert((entry.since, conversation));
     }
 
     /// Forgets a conversation; gives the agent that had it.
     pub(crate) fn apply_left(&mut self, conversation: ConversationId) -> Option<AgentId> {
-        let entry = self.entries.remove(&conversation).expect("only a known conversation leaves");
+        let entry = self.entries.remove(&conversation).expect("only a known conversation leaves").entry();
         if entry.agent.is_none() {
             assert!(self.waiting.remove(&(entry.since, conversation)), "who has no agent waits");
         }
@@ -82,7 +99,7 @@ impl Queue {
             digest.u64(conversation.0);
             digest.u64(entry.since.0);
             digest.u32(entry.epoch);
-            digest.u32(entry.agent.map_or(0, |agent| agent.0));
+            digest.u32(entry.agent);
         }
     }
 }

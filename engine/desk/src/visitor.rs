@@ -5,6 +5,9 @@
 //! conversation of the visitor, so every key is answered the same for ever. Finding old keys in the log instead would
 //! need the position of each `Opened` and `Found`, which is more than a run.
 
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
 use crate::command::{Answer, Refusal};
 use crate::decision::Decision;
 use crate::device::Retired;
@@ -12,18 +15,6 @@ use crate::digest::Digest;
 use crate::event::{Event, Status};
 use crate::ids::{ConversationId, DeviceId, SLOTS, SiteId, Slot};
 use crate::limits::Limits;
-
-/// A visitor's key in its slot: `site/external id`, the site in decimal, so that the first slash ends it. One string
-/// instead of a map per site: with many sites most slots have one visitor of each.
-pub(crate) fn visitor_key(site: SiteId, visitor: &str) -> String {
-    format!("{}/{visitor}", site.0)
-}
-
-/// The external id in a `visitor_key`.
-pub(crate) fn visitor_name(key: &str) -> &str {
-    let (_, name) = key.split_once('/').expect("a visitor's key has a slash behind the site");
-    name
-}
 
 /// Devices of a visitor are not told apart by party in its memory of retired ones.
 const PARTY: u32 = 0;
@@ -33,12 +24,27 @@ const PARTY: u32 = 0;
 const OPEN_N_MAX: u64 = u32::MAX as u64;
 
 /// One visitor of a site.
-#[derive(Default)]
 pub(crate) struct Visitor {
+    /// External id. Shared with the sessions of the visitor.
+    pub(crate) name: Arc<str>,
+    openers: Openers,
+    pub(crate) site: SiteId,
     /// Number of its latest conversation.
-    pub(crate) latest: u64,
+    latest: u32,
+}
+
+/// The devices that opened a visitor's conversations. Most visitors have one device and one conversation, which takes no
+/// allocation.
+enum Openers {
+    /// One device, up to this n answered with the visitor's only conversation.
+    One { device: DeviceId, last: NonZeroU32 },
+    /// Whatever else.
+    Many(Box<Crowd>),
+}
+
+struct Crowd {
     /// Least recently used first.
-    openers: Vec<Opener>,
+    live: Vec<Opener>,
     retired: Retired,
 }
 
@@ -77,22 +83,46 @@ impl Opener {
             self.runs.reserve_exact(1 + self.runs.len() / 8);
         }
         let first_n = u32::try_from(n).expect("OPEN_N_MAX bounds n");
-        let number = u32::try_from(number).expect("conversations_max bounds numbers");
-        self.runs.push(Run { first_n, number });
+        self.runs.push(Run { first_n, number: narrow(number) });
     }
 }
 
 impl Visitor {
+    /// A visitor whose first OPEN, which is the device's first, made conversation `number`.
+    pub(crate) fn new(site: SiteId, name: &str, device: DeviceId, number: u64) -> Self {
+        let openers = Openers::One { device, last: NonZeroU32::MIN };
+        Self { name: Arc::from(name), openers, site, latest: narrow(number) }
+    }
+
+    /// Number of its latest conversation.
+    pub(crate) fn latest(&self) -> u64 {
+        u64::from(self.latest)
+    }
+
+    /// How visitors of a slot are ordered.
+    pub(crate) fn key(&self) -> (SiteId, &str) {
+        (self.site, &self.name)
+    }
+
     /// Number of the conversation a recorded key was answered with; `None` for the next key.
-    fn key(&self, device: DeviceId, n: u64) -> Result<Option<u64>, Refusal> {
-        if self.retired.contains(PARTY, device) {
-            return Err(Refusal::DeviceExpired);
-        }
-        let opener = self.openers.iter().find(|known| known.device == device);
-        let next = opener.map_or(0, |opener| opener.last) + 1;
-        match opener {
-            Some(opener) if n < next => Ok(Some(opener.number(n))),
-            _ if n > next => Err(Refusal::OutOfOrder { expected: next }),
+    fn answer(&self, device: DeviceId, n: u64) -> Result<Option<u64>, Refusal> {
+        let (last, number) = match &self.openers {
+            Openers::One { device: known, last } if *known == device => {
+                (u64::from(last.get()), self.latest())
+            }
+            Openers::One { .. } => (0, 0),
+            Openers::Many(crowd) => {
+                if crowd.retired.contains(PARTY, device) {
+                    return Err(Refusal::DeviceExpired);
+                }
+                let opener = crowd.live.iter().find(|known| known.device == device);
+                let last = opener.map_or(0, |opener| opener.last);
+                (last, opener.filter(|_| (1..=last).contains(&n)).map_or(0, |opener| opener.number(n)))
+            }
+        };
+        match n {
+            _ if n <= last => Ok(Some(number)),
+            _ if n > last + 1 => Err(Refusal::OutOfOrder { expected: last + 1 }),
             _ if n > OPEN_N_MAX => Err(Refusal::DeviceExpired),
             _ => Ok(None),
         }
@@ -100,40 +130,78 @@ impl Visitor {
 
     /// Room for a device: `None` when it is known or there is some, else the device to retire.
     fn device_room(&self, device: DeviceId, limits: &Limits) -> Result<Option<DeviceId>, Refusal> {
-        let known = self.openers.iter().any(|known| known.device == device);
-        if known || self.openers.len() < limits.devices_live_max as usize {
+        let (known, live, retired, oldest) = match &self.openers {
+            Openers::One { device: one, .. } => (*one == device, 1, 0, Some(*one)),
+            Openers::Many(crowd) => {
+                let known = crowd.live.iter().any(|known| known.device == device);
+                let oldest = crowd.live.first().map(|oldest| oldest.device);
+                (known, crowd.live.len(), crowd.retired.len(), oldest)
+            }
+        };
+        if known || live < limits.devices_live_max as usize {
             return Ok(None);
         }
-        if self.retired.len() >= limits.devices_retired_max as usize {
+        if retired >= limits.devices_retired_max as usize {
             return Err(Refusal::DeviceLimit);
         }
-        Ok(self.openers.first().map(|oldest| oldest.device))
+        Ok(oldest)
+    }
+
+    fn crowd(&mut self) -> &mut Crowd {
+        if let Openers::One { device, last } = self.openers {
+            let runs = vec![Run { first_n: 1, number: self.latest }];
+            let live = vec![Opener { device, last: u64::from(last.get()), runs }];
+            self.openers = Openers::Many(Box::new(Crowd { live, retired: Retired::default() }));
+        }
+        let Openers::Many(crowd) = &mut self.openers else { panic!("it was just made one") };
+        crowd
     }
 
     /// An OPEN was answered with a conversation.
     pub(crate) fn apply_open(&mut self, device: DeviceId, n: u64, number: u64, limits: &Limits) {
-        let mut opener = match self.openers.iter().position(|known| known.device == device) {
-            Some(known) => self.openers.remove(known),
+        let narrowed = narrow(number);
+        match &mut self.openers {
+            Openers::One { device: known, last } if *known == device && self.latest == narrowed => {
+                assert!(n == u64::from(last.get()) + 1, "device {device:?}: OPEN {n} after {last}");
+                *last = last.checked_add(1).expect("OPEN_N_MAX bounds n");
+                return;
+            }
+            _ => {}
+        }
+        let crowd = self.crowd();
+        let mut opener = match crowd.live.iter().position(|known| known.device == device) {
+            Some(known) => crowd.live.remove(known),
             None => Opener { device, last: 0, runs: Vec::new() },
         };
-        assert!(self.openers.len() < limits.devices_live_max as usize, "live devices are bounded by decide");
+        assert!(crowd.live.len() < limits.devices_live_max as usize, "live devices are bounded by decide");
         opener.record(n, number);
-        if self.openers.is_empty() {
-            self.openers.reserve_exact(1);
-        }
-        self.openers.push(opener);
+        crowd.live.push(opener);
+        self.latest = narrowed;
     }
 
     pub(crate) fn apply_retired(&mut self, device: DeviceId, limits: &Limits) {
-        let live = self.openers.iter().position(|known| known.device == device);
-        self.openers.remove(live.expect("only a live device is retired"));
-        self.retired.insert(PARTY, device, limits.devices_retired_max);
+        let crowd = self.crowd();
+        let live = crowd.live.iter().position(|known| known.device == device);
+        crowd.live.remove(live.expect("only a live device is retired"));
+        crowd.retired.insert(PARTY, device, limits.devices_retired_max);
     }
 
     pub(crate) fn digest(&self, digest: &mut Digest) {
-        digest.u64(self.latest);
-        digest.count(self.openers.len());
-        for opener in &self.openers {
+        digest.u64(self.latest());
+        let crowd = match &self.openers {
+            Openers::Many(crowd) => crowd,
+            Openers::One { device, last } => {
+                digest.count(1);
+                digest.u64(device.0);
+                digest.u32(last.get());
+                digest.count(1);
+                digest.u64(1);
+                digest.u64(self.latest());
+                return digest.count(0);
+            }
+        };
+        digest.count(crowd.live.len());
+        for opener in &crowd.live {
             digest.u64(opener.device.0);
             digest.u64(opener.last);
             digest.count(opener.runs.len());
@@ -142,17 +210,22 @@ impl Visitor {
                 digest.u64(u64::from(run.number));
             }
         }
-        self.retired.digest(digest);
+        crowd.retired.digest(digest);
     }
 
     /// Takes every key for one of the newest run: a bug, planted to see it found.
     #[cfg(feature = "planted")]
     pub(crate) fn forget_old_opens(&mut self) {
-        for opener in &mut self.openers {
+        let Openers::Many(crowd) = &mut self.openers else { return };
+        for opener in &mut crowd.live {
             opener.runs.drain(..opener.runs.len() - 1);
             opener.runs[0].first_n = 1;
         }
     }
+}
+
+fn narrow(number: u64) -> u32 {
+    u32::try_from(number).expect("conversations_max bounds numbers")
 }
 
 impl Decision<'_> {
@@ -171,15 +244,15 @@ impl Decision<'_> {
         let known = self.state.visitor(site, visitor);
         let (mut retire, mut latest) = (None, None);
         if let Some(known) = known {
-            if let Some(number) = known.key(device, n)? {
+            if let Some(number) = known.answer(device, n)? {
                 return Ok(self.opened(number, true));
             }
             retire = known.device_room(device, self.limits)?;
-            latest = Some(known.latest);
+            latest = Some(known.latest());
         } else if n != 1 {
             return Err(Refusal::OutOfOrder { expected: 1 });
         }
-        let open = latest.filter(|latest| self.state.conversations[latest].status != Status::Resolved);
+        let open = latest.filter(|latest| self.state.numbered(*latest).status != Status::Resolved);
         if open.is_none() && self.conversations >= self.limits.conversations_max {
             return Err(Refusal::Busy);
         }
@@ -193,14 +266,14 @@ impl Decision<'_> {
             self.push(Event::Found { conversation, device, n, at });
             return Ok(self.opened(number, false));
         }
-        let conversation = ConversationId::new(self.slot, self.state.last_number + 1);
+        let conversation = ConversationId::new(self.slot, self.state.last_number() + 1);
         let visitor = visitor.to_owned();
         self.push(Event::Opened { conversation, site, site_slot, visitor, device, n, at });
         Ok(Answer::Opened { conversation, seq: 0, duplicate: false })
     }
 
     fn opened(&self, number: u64, duplicate: bool) -> Answer {
-        let seq = self.state.conversations[&number].seq();
+        let seq = self.state.numbered(number).seq();
         Answer::Opened { conversation: ConversationId::new(self.slot, number), seq, duplicate }
     }
 }
@@ -213,12 +286,9 @@ mod tests {
 
     /// A device whose conversation `number` was opened with `keys` keys each.
     fn visitor_with(conversations: u64, keys: u64) -> Visitor {
-        let mut visitor = Visitor::default();
-        for number in 1..=conversations {
-            for key in 0..keys {
-                let n = (number - 1) * keys + key + 1;
-                visitor.apply_open(DEVICE, n, 10 * number, &Limits::default());
-            }
+        let mut visitor = Visitor::new(SiteId(1), "v", DEVICE, 10);
+        for n in 2..=conversations * keys {
+            visitor.apply_open(DEVICE, n, 10 * n.div_ceil(keys), &Limits::default());
         }
         visitor
     }
@@ -229,12 +299,12 @@ mod tests {
             let visitor = visitor_with(conversations, keys);
             let last = conversations * keys;
             for n in 1..=last {
-                assert_eq!(visitor.key(DEVICE, n), Ok(Some(10 * n.div_ceil(keys))), "n {n} of {last}");
+                assert_eq!(visitor.answer(DEVICE, n), Ok(Some(10 * n.div_ceil(keys))), "n {n} of {last}");
             }
-            assert_eq!(visitor.key(DEVICE, last + 1), Ok(None));
-            assert_eq!(visitor.key(DEVICE, last + 2), Err(Refusal::OutOfOrder { expected: last + 1 }));
-            assert_eq!(visitor.key(DEVICE, u64::MAX), Err(Refusal::OutOfOrder { expected: last + 1 }));
-            assert_eq!(visitor.key(DeviceId(8), 2), Err(Refusal::OutOfOrder { expected: 1 }));
+            assert_eq!(visitor.answer(DEVICE, last + 1), Ok(None));
+            assert_eq!(visitor.answer(DEVICE, last + 2), Err(Refusal::OutOfOrder { expected: last + 1 }));
+            assert_eq!(visitor.answer(DEVICE, u64::MAX), Err(Refusal::OutOfOrder { expected: last + 1 }));
+            assert_eq!(visitor.answer(DeviceId(8), 2), Err(Refusal::OutOfOrder { expected: 1 }));
         }
     }
 
@@ -242,7 +312,8 @@ mod tests {
     fn a_run_costs_eight_bytes_and_an_eighth() {
         assert_eq!(std::mem::size_of::<Run>(), 8);
         for conversations in [1, 16, 1000] {
-            let opener = &visitor_with(conversations, 2).openers[0];
+            let mut visitor = visitor_with(conversations, 2);
+            let opener = &visitor.crowd().live[0];
             let (len, room) = (opener.runs.len(), opener.runs.capacity());
             assert_eq!(len as u64, conversations);
             assert!(room <= len + 1 + len / 8, "room for {room} runs, {len} used");
@@ -252,11 +323,11 @@ mod tests {
     #[test]
     fn a_device_that_used_up_its_numbers_has_expired() {
         let mut visitor = visitor_with(1, 1);
-        visitor.openers[0].last = OPEN_N_MAX;
-        assert_eq!(visitor.key(DEVICE, OPEN_N_MAX), Ok(Some(10)));
-        assert_eq!(visitor.key(DEVICE, OPEN_N_MAX + 1), Err(Refusal::DeviceExpired));
+        visitor.openers = Openers::One { device: DEVICE, last: NonZeroU32::MAX };
+        assert_eq!(visitor.answer(DEVICE, OPEN_N_MAX), Ok(Some(10)));
+        assert_eq!(visitor.answer(DEVICE, OPEN_N_MAX + 1), Err(Refusal::DeviceExpired));
         assert_eq!(
-            visitor.key(DEVICE, OPEN_N_MAX + 2),
+            visitor.answer(DEVICE, OPEN_N_MAX + 2),
             Err(Refusal::OutOfOrder { expected: OPEN_N_MAX + 1 })
         );
     }

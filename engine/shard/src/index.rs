@@ -1,64 +1,121 @@
 //! Where the items of each conversation lie in the log, and which sessions listen to it. Owner side.
 //!
 //! Only durable items are here: the gate appends an item's position when it releases it, so "in the index" and
-//! "may be seen" are the same thing. Memory: 12 to 16 bytes per item; the log issue moves it to disk.
+//! "may be seen" are the same thing. Memory: 48 bytes per conversation, which hold one listener and the items of one
+//! record; beyond that 12 bytes per item, and half as much room. The log issue moves it to disk.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
-use ringdesk_desk::ids::{AgentId, ConversationId};
-use ringdesk_persist::RecordRef;
+use ringdesk_desk::ids::{AgentId, ConversationId, SLOTS};
+use ringdesk_persist::{Position, RecordRef};
 
 use crate::message::SessionRef;
 
 /// Sessions that may listen to one conversation at once. Full: the subscription is refused with BUSY.
 pub const SUBSCRIBERS_MAX: usize = 256;
 
-/// Hash of an id: the finalizer of splitmix64 (Stafford's mix 13), so that every bit of the id reaches the low bits
-/// that choose a bucket and the high bits that tag it. One multiplication is not enough: ids hold the slot above and a
-/// small number below, and thousands of them met in one bucket. The maps that use it are never iterated.
-#[derive(Default)]
-pub struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(u64::from(byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        let mut mixed = self.0 ^ value;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        self.0 = mixed ^ (mixed >> 31);
-    }
-
-    fn write_u32(&mut self, value: u32) {
-        self.write_u64(u64::from(value));
-    }
-}
-
 /// One session that is pushed the items of a conversation from now on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Subscriber {
     /// The session.
     pub session: SessionRef,
+    /// The agent's number for staff sessions, 0 for visitors.
+    agent: u32,
+}
+
+impl Subscriber {
+    /// A session of an agent, or of a visitor.
+    pub fn new(session: SessionRef, agent: Option<AgentId>) -> Self {
+        Self { session, agent: agent.map_or(0, |agent| agent.0) }
+    }
+
     /// The agent, for staff sessions.
-    pub agent: Option<AgentId>,
+    pub fn agent(&self) -> Option<AgentId> {
+        (self.agent != 0).then_some(AgentId(self.agent))
+    }
+}
+
+/// A `RecordRef` in 12 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Packed {
+    position: [u32; 2],
+    len: u32,
+}
+
+impl Packed {
+    fn new(record: RecordRef) -> Self {
+        let position = record.position.to_bits();
+        Self { position: [position as u32, (position >> 32) as u32], len: record.len }
+    }
+
+    fn record(self) -> RecordRef {
+        let [low, high] = self.position;
+        let position = Position::from_bits(u64::from(high) << 32 | u64::from(low));
+        RecordRef { position, len: self.len }
+    }
+}
+
+/// Position of item `seq` at `seq - 1`. A conversation with one message has its items in one record, which takes no
+/// allocation.
+#[derive(Default, Debug)]
+enum Items {
+    #[default]
+    None,
+    /// The first `count` items lie in one record.
+    Run { record: Packed, count: u32 },
+    #[allow(clippy::box_collection, reason = "8 bytes instead of 24 in every conversation")]
+    Many(Box<Vec<Packed>>),
+}
+
+impl Items {
+    fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Run { count, .. } => *count as usize,
+            Self::Many(items) => items.len(),
+        }
+    }
+
+    fn get(&self, at: usize) -> Packed {
+        match self {
+            Self::Run { record, count } if at < *count as usize => *record,
+            Self::Many(items) => items[at],
+            _ => panic!("item {at} of {}", self.len()),
+        }
+    }
+
+    fn push(&mut self, record: Packed) {
+        match self {
+            Self::None => *self = Self::Run { record, count: 1 },
+            Self::Run { record: first, count } if *first == record => *count += 1,
+            Self::Run { record: first, count } => {
+                let mut items = vec![*first; *count as usize];
+                items.push(record);
+                *self = Self::Many(Box::new(items));
+            }
+            Self::Many(items) => {
+                if items.len() == items.capacity() {
+                    items.reserve_exact(1 + items.len() / 2);
+                }
+                items.push(record);
+            }
+        }
+    }
+}
+
+/// Who listens, in order of subscription.
+#[derive(Default, Debug)]
+enum Subscribers {
+    #[default]
+    None,
+    One(Subscriber),
+    #[allow(clippy::box_collection, reason = "8 bytes instead of 24 in every conversation")]
+    Many(Box<Vec<Subscriber>>),
 }
 
 /// What the shard knows of one conversation beside the desk.
 #[derive(Default, Debug)]
 pub struct Entry {
-    /// Position of item `seq` at `seq - 1`. Its length is the highest durable seq.
-    items: Vec<RecordRef>,
-    /// Who listens, in order of subscription.
-    pub subscribers: Vec<Subscriber>,
+    items: Items,
+    subscribers: Subscribers,
 }
 
 impl Entry {
@@ -67,28 +124,94 @@ impl Entry {
         self.items.len() as u64
     }
 
-    /// Positions of the items `first..=last`, both within `1..=durable_seq`.
-    pub fn range(&self, first: u64, last: u64) -> &[RecordRef] {
-        assert!(first >= 1 && last <= self.durable_seq() && first <= last + 1, "range {first}..={last}");
-        &self.items[(first - 1) as usize..last as usize]
+    /// Position of item `seq`, within `1..=durable_seq`.
+    pub fn record(&self, seq: u64) -> RecordRef {
+        assert!((1..=self.durable_seq()).contains(&seq), "item {seq} of {}", self.durable_seq());
+        self.items.get((seq - 1) as usize).record()
+    }
+
+    /// Who listens, in order of subscription.
+    pub fn subscribers(&self) -> &[Subscriber] {
+        match &self.subscribers {
+            Subscribers::None => &[],
+            Subscribers::One(one) => std::slice::from_ref(one),
+            Subscribers::Many(many) => many,
+        }
+    }
+
+    fn subscribe(&mut self, subscriber: Subscriber) -> bool {
+        let known = match &mut self.subscribers {
+            Subscribers::None => &mut [],
+            Subscribers::One(one) => std::slice::from_mut(one),
+            Subscribers::Many(many) => many.as_mut_slice(),
+        };
+        if known.len() >= SUBSCRIBERS_MAX && known.iter().all(|known| known.session != subscriber.session) {
+            return false;
+        }
+        if let Some(known) = known.iter_mut().find(|known| known.session == subscriber.session) {
+            *known = subscriber;
+            return true;
+        }
+        match &mut self.subscribers {
+            Subscribers::None => self.subscribers = Subscribers::One(subscriber),
+            Subscribers::One(one) => {
+                self.subscribers = Subscribers::Many(Box::new(vec![*one, subscriber]));
+            }
+            Subscribers::Many(many) => many.push(subscriber),
+        }
+        true
+    }
+
+    fn unsubscribe(&mut self, session: SessionRef) {
+        match &mut self.subscribers {
+            Subscribers::One(one) if one.session == session => self.subscribers = Subscribers::None,
+            Subscribers::Many(many) => {
+                many.retain(|known| known.session != session);
+                if let [one] = many.as_slice() {
+                    self.subscribers = Subscribers::One(*one);
+                }
+            }
+            _ => {}
+        }
     }
 }
 
 /// All conversations of the shard.
 #[derive(Default, Debug)]
 pub struct Index {
-    entries: HashMap<ConversationId, Entry, BuildHasherDefault<IdHasher>>,
+    /// By slot, made with the first entry. Within a slot number `n` stands at `n - 1`, since numbers are dense.
+    slots: Vec<Vec<Entry>>,
+}
+
+/// Slot and place of a conversation. `None` for number 0, which a client may name but no conversation has.
+fn place_of(conversation: ConversationId) -> Option<(usize, usize)> {
+    let place = conversation.number().checked_sub(1)?;
+    Some((usize::from(conversation.slot().0), place as usize))
 }
 
 impl Index {
     /// The conversation's entry, if it has durable items or listeners.
     pub fn get(&self, conversation: ConversationId) -> Option<&Entry> {
-        self.entries.get(&conversation)
+        let (slot, place) = place_of(conversation)?;
+        self.slots.get(slot)?.get(place)
     }
 
-    /// The conversation's entry, made if missing.
-    pub fn entry(&mut self, conversation: ConversationId) -> &mut Entry {
-        self.entries.entry(conversation).or_default()
+    /// The entry of a conversation that the desk knows, made if missing.
+    fn entry(&mut self, conversation: ConversationId) -> &mut Entry {
+        let (slot, place) = place_of(conversation).expect("the desk knows no number 0");
+        if self.slots.is_empty() {
+            self.slots.resize_with(usize::from(SLOTS), Vec::new);
+        }
+        let entries = &mut self.slots[slot];
+        if place >= entries.len() {
+            let more = place + 1 - entries.len();
+            if place >= entries.capacity() {
+                // An eighth at a time: most slots have one or two, and none shall pay for twice what it has.
+                entries.reserve_exact(more.max(1 + entries.len() / 8));
+            }
+            entries.resize_with(place + 1, Entry::default);
+        }
+        &mut entries[place]
     }
 
     /// Highest durable seq, 0 for none.
@@ -104,30 +227,19 @@ impl Index {
             "conversation {conversation:?}: item {seq} follows {}",
             entry.durable_seq()
         );
-        entry.items.push(record);
+        entry.items.push(Packed::new(record));
     }
 
     /// Adds or renews a listener. `false` when there is no room.
     pub fn subscribe(&mut self, conversation: ConversationId, subscriber: Subscriber) -> bool {
-        let subscribers = &mut self.entry(conversation).subscribers;
-        if let Some(known) = subscribers.iter_mut().find(|known| known.session == subscriber.session) {
-            *known = subscriber;
-            return true;
-        }
-        if subscribers.len() >= SUBSCRIBERS_MAX {
-            return false;
-        }
-        subscribers.push(subscriber);
-        true
+        self.entry(conversation).subscribe(subscriber)
     }
 
     /// Removes a listener.
     pub fn unsubscribe(&mut self, conversation: ConversationId, session: SessionRef) {
-        if let Some(entry) = self.entries.get_mut(&conversation) {
-            entry.subscribers.retain(|known| known.session != session);
-            if entry.subscribers.is_empty() {
-                entry.subscribers.shrink_to_fit();
-            }
+        let Some((slot, place)) = place_of(conversation) else { return };
+        if let Some(entry) = self.slots.get_mut(slot).and_then(|entries| entries.get_mut(place)) {
+            entry.unsubscribe(session);
         }
     }
 }
@@ -135,7 +247,7 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use ringdesk_desk::ids::Slot;
-    use ringdesk_persist::{LogId, Position};
+    use ringdesk_persist::LogId;
 
     use super::*;
 
@@ -143,23 +255,20 @@ mod tests {
         RecordRef { position: Position::new(LogId(0), 1, offset), len: 64 }
     }
 
-    /// Buckets and tags of hashbrown: the low bits and the top seven.
     #[test]
-    fn ids_spread_over_buckets_and_tags() {
-        let hash = |value: u64| {
-            let mut hasher = IdHasher::default();
-            hasher.write_u64(value);
-            hasher.finish()
-        };
-        let one_per_slot = (0..4096).map(|slot| hash(ConversationId::new(Slot(slot), 1).0));
-        let one_slot = (1..=4096).map(|number| hash(ConversationId::new(Slot(7), number).0));
-        for hashes in [one_per_slot.collect::<Vec<_>>(), one_slot.collect()] {
-            let buckets: std::collections::BTreeSet<u64> = hashes.iter().map(|hash| hash % 4096).collect();
-            let tags: std::collections::BTreeSet<u64> = hashes.iter().map(|hash| hash >> 57).collect();
-            // Of 4,096 random choices among 4,096 buckets 63% are hit.
-            assert!(buckets.len() > 2_400, "{} buckets", buckets.len());
-            assert_eq!(tags.len(), 128);
+    fn a_number_that_nothing_has_is_no_entry() {
+        let mut index = Index::default();
+        index.append(ConversationId::new(Slot(0), 1), 1, record(512));
+        for id in [0, 1 << 50, u64::MAX].map(ConversationId) {
+            index.unsubscribe(id, SessionRef { shard: 0, index: 1, generation: 1, channel: 0 });
+            assert_eq!(index.durable_seq(id), 0);
         }
+    }
+
+    #[test]
+    fn an_entry_is_small() {
+        assert_eq!(size_of::<Packed>(), 12);
+        assert_eq!(size_of::<Entry>(), 48);
     }
 
     #[test]
@@ -169,8 +278,16 @@ mod tests {
         index.append(id, 1, record(512));
         index.append(id, 2, record(1024));
         assert_eq!(index.durable_seq(id), 2);
-        assert_eq!(index.get(id).unwrap().range(2, 2), &[record(1024)]);
-        assert!(index.get(id).unwrap().range(3, 2).is_empty());
+        let many: Vec<RecordRef> = (1..=40).map(|at| record(512 * at.max(3))).collect();
+        let other = ConversationId::new(Slot(3), 4);
+        for (seq, record) in (1..).zip(&many) {
+            index.append(other, seq, *record);
+            let entry = index.get(other).unwrap();
+            let found: Vec<RecordRef> = (1..=seq).map(|seq| entry.record(seq)).collect();
+            assert_eq!(found, many[..seq as usize]);
+        }
+        assert_eq!(index.durable_seq(ConversationId::new(Slot(3), 3)), 0);
+        assert_eq!(index.durable_seq(ConversationId::new(Slot(9), 3)), 0);
     }
 
     #[test]
@@ -186,11 +303,25 @@ mod tests {
     fn a_session_listens_once() {
         let mut index = Index::default();
         let id = ConversationId::new(Slot(3), 1);
-        let session = SessionRef { shard: 0, index: 4, generation: 1, channel: 0 };
-        assert!(index.subscribe(id, Subscriber { session, agent: None }));
-        assert!(index.subscribe(id, Subscriber { session, agent: None }));
-        assert_eq!(index.get(id).unwrap().subscribers.len(), 1);
-        index.unsubscribe(id, session);
-        assert!(index.get(id).unwrap().subscribers.is_empty());
+        let session = |index| SessionRef { shard: 0, index, generation: 1, channel: 0 };
+        let listening = |index: &Index| -> Vec<u32> {
+            let listeners = index.get(id).map_or(&[][..], Entry::subscribers);
+            listeners.iter().map(|listener| listener.session.index).collect()
+        };
+        for entry in [4, 4, 5, 4, 6] {
+            assert!(index.subscribe(id, Subscriber::new(session(entry), None)));
+        }
+        assert_eq!(listening(&index), [4, 5, 6]);
+        for (entry, left) in [(5, vec![4, 6]), (5, vec![4, 6]), (4, vec![6]), (4, vec![6]), (6, vec![])] {
+            index.unsubscribe(id, session(entry));
+            assert_eq!(listening(&index), left);
+        }
+        for entry in 0..SUBSCRIBERS_MAX as u32 {
+            assert!(index.subscribe(id, Subscriber::new(session(entry), Some(AgentId(7)))));
+        }
+        assert!(!index.subscribe(id, Subscriber::new(session(1_000), None)), "no room");
+        assert!(index.subscribe(id, Subscriber::new(session(3), None)), "a known one is renewed");
+        assert_eq!(index.get(id).unwrap().subscribers()[3].agent(), None);
+        assert_eq!(index.get(id).unwrap().subscribers()[4].agent(), Some(AgentId(7)));
     }
 }

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
+use ringdesk_protocol::Code;
 use ringdesk_protocol::proxy;
 use ringdesk_protocol::ws::Socket;
-use ringdesk_protocol::{Carry, Code};
 
 use super::connection::{Connection, Cutter};
 use super::{Front, resumes_reserve};
@@ -168,21 +168,20 @@ impl Front {
 
     /// The bytes that leave for a connection now, if any.
     pub(super) fn next_send(&mut self, index: u32) -> Option<Vec<u8>> {
-        let connection = self.connections[index as usize].as_deref_mut().expect("an open connection");
+        let spare = self.pool.pop();
+        let connection = self.at(index);
+        let waits = connection.outbox.take();
         let Some(tls) = &mut connection.tls else {
-            if connection.outbox.is_empty() {
-                return None;
-            }
-            let fresh = self.pool.pop().unwrap_or_default();
-            return Some(std::mem::replace(&mut connection.outbox, fresh));
+            self.pool.extend(spare);
+            return (!waits.is_empty()).then_some(waits);
         };
-        let mut wire = self.pool.pop().unwrap_or_default();
-        if !tls.seal(&connection.outbox, connection.closing, &mut wire) {
+        let mut wire = spare.unwrap_or_default();
+        if !tls.seal(&waits, connection.closing, &mut wire) {
             connection.closing = true;
         }
-        connection.outbox.clear();
+        self.keep_buffer(waits);
         if wire.is_empty() {
-            self.pool.push(wire);
+            self.keep_buffer(wire);
             return None;
         }
         Some(wire)
@@ -192,7 +191,7 @@ impl Front {
 /// What takes the bytes of a new connection.
 fn begin(speaks: Speaks) -> (Transport, Cutter) {
     match speaks {
-        Speaks::Binary => (Transport::Stream, Cutter::Stream(Carry::new())),
+        Speaks::Binary => (Transport::Stream, Cutter::Stream(None)),
         Speaks::WebSocket => (Transport::WsJson, Cutter::WebSocket(Socket::new())),
     }
 }

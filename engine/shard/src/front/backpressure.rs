@@ -15,7 +15,6 @@ use super::{Front, LANE_RESERVE};
 use crate::ask::Ask;
 use crate::io::{ConnId, Output};
 use crate::mail::Mail;
-use crate::message::Identity;
 use crate::owner::Owner;
 use crate::planted::{self, Bug};
 
@@ -51,7 +50,7 @@ impl Connection {
 
     fn asked_max(&self) -> u32 {
         match &self.phase {
-            Phase::Ready(ready) if ready.principal.identity == Identity::Gateway => GATEWAY_ASKED_MAX,
+            Phase::Ready(ready) if ready.sessions.is_gateway() => GATEWAY_ASKED_MAX,
             _ => ASKED_MAX,
         }
     }
@@ -152,7 +151,7 @@ impl Front {
             return;
         }
         for index in std::mem::take(&mut self.behind_lanes) {
-            if self.connections[index as usize].as_deref().is_some_and(|waiting| waiting.stopped.is_some()) {
+            if self.connections.get_mut(index).is_some_and(|waiting| waiting.stopped.is_some()) {
                 self.touch(index);
             }
         }

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use ringdesk_protocol::json::{self, Document};
 use ringdesk_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, WS_MESSAGE_BYTES_MAX};
 use ringdesk_protocol::ws::{Endpoint, Fed, Request, Socket, Stop, Subprotocol, Terms, UpgradeError};
-use ringdesk_protocol::{ClientMessage, Code, Header, WireError, frame};
+use ringdesk_protocol::{Carry, ClientMessage, Code, Header, WireError, frame};
 
 use super::Front;
 use super::connection::{Cutter, Phase};
@@ -50,7 +50,8 @@ impl Front {
     /// connection.
     pub(super) fn cut(&mut self, index: u32, bytes: &mut [u8], owner: &mut Owner, mail: &mut Mail<'_>) {
         match std::mem::replace(&mut self.at(index).cutter, Cutter::Lent) {
-            Cutter::Stream(carry) => self.cut_stream(index, carry, bytes, owner, mail),
+            Cutter::Stream(None) => self.cut_stream(index, Carry::new(), bytes, owner, mail),
+            Cutter::Stream(Some(carry)) => self.cut_stream(index, *carry, bytes, owner, mail),
             Cutter::WebSocket(socket) => self.cut_websocket(index, socket, bytes, owner, mail),
             Cutter::Proxy(_) => panic!("bytes of connection {index} before its PROXY header"),
             Cutter::Lent => panic!("the cutter of connection {index} is lent twice"),
@@ -59,7 +60,7 @@ impl Front {
 
     /// Puts the cutter back, if the connection is still there.
     fn give_back(&mut self, index: u32, cutter: Cutter) {
-        if let Some(Some(connection)) = self.connections.get_mut(index as usize) {
+        if let Some(connection) = self.connections.get_mut(index) {
             connection.cutter = cutter;
         }
     }
@@ -78,14 +79,14 @@ impl Front {
     fn cut_stream(
         &mut self,
         index: u32,
-        mut carry: ringdesk_protocol::Carry,
+        mut carry: Carry,
         bytes: &mut [u8],
         owner: &mut Owner,
         mail: &mut Mail<'_>,
     ) {
         let limit = self.frame_limit(index);
         let fed = carry.feed(bytes, limit, |header, body| self.on_frame(index, header, body, owner, mail));
-        self.give_back(index, Cutter::Stream(carry));
+        self.give_back(index, Cutter::Stream((!carry.is_empty()).then(|| Box::new(carry))));
         match fed {
             Ok(taken) => self.keep_unread(index, &bytes[taken..], owner, mail),
             Err(error) => self.goodbye(index, error.code()),

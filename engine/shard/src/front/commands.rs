@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use ringdesk_desk::command::{Availability, Caller};
+use ringdesk_desk::command::Availability;
 use ringdesk_desk::ids::{ConversationId, DeviceId};
 use ringdesk_protocol::{self as wire, ClientMessage, Code, Frame, ServerMessage};
 
 use super::backpressure::{CHANNEL_CREDIT, is_counted};
 use super::bytes::HELLO;
-use super::connection::{Phase, Session};
+use super::connection::Phase;
 use super::hello::Hello;
+use super::session::{Listens, Session, caller};
 use super::{Front, PAGES_OUT_MAX};
 use crate::ask::{Ask, Want};
 use crate::frames;
 use crate::mail::Mail;
-use crate::message::{Identity, SessionRef};
+use crate::message::SessionRef;
 use crate::owner::Owner;
 use crate::router::{identity_slot, site_slot};
 
@@ -70,7 +71,7 @@ impl Front {
         match message {
             ClientMessage::Ping { nonce } => {
                 let known = channel == 0
-                    || self.at(index).ready_mut().is_some_and(|ready| ready.sessions.contains_key(&channel));
+                    || self.at(index).ready_mut().is_some_and(|ready| ready.sessions.get(channel).is_some());
                 if !known {
                     let from = self.session_ref(index, channel);
                     return self.refuse(from, tag, PING, 0, Code::ChannelUnknown);
@@ -99,15 +100,18 @@ impl Front {
         let from = self.session_ref(index, channel);
         let kind = message.kind();
         let cap = self.settings.outbox_bytes_max as usize;
-        let Some(ready) = self.at(index).ready_mut() else { return };
-        let site_name = ready.principal.site_name.clone();
-        let Some(session) = ready.sessions.get(&channel) else {
+        // Looked up in place of `at`, which would borrow the site's name too.
+        let Some(Phase::Ready(ready)) = self.connections.get_mut(index).map(|known| &mut known.phase) else {
+            return;
+        };
+        let site_name = self.sites.name(ready.site);
+        let Some(session) = ready.sessions.get(channel) else {
             // A gateway's own channel has an identity, which is no visitor's.
             let code = if channel == 0 { Code::Forbidden } else { Code::ChannelUnknown };
             return self.refuse(from, tag, kind, 0, code);
         };
         let spent = session.asked >= CHANNEL_CREDIT && is_counted(kind) && channel != 0;
-        let want = match want_of(message, session, &site_name) {
+        let want = match want_of(message, session, site_name) {
             Ok(want) => want,
             Err(code) => return self.refuse(from, tag, kind, 0, code),
         };
@@ -124,16 +128,15 @@ impl Front {
             }
             connection.pages_out += 1;
         }
-        let Some(session) = self.at(index).session_mut(channel) else { return };
+        let Some(ready) = self.at(index).ready_mut() else { return };
+        let home = ready.site;
+        let Some(session) = ready.sessions.get(channel) else { return };
         let body: &[u8] = match message {
             ClientMessage::Send { body, .. } => body,
             _ => &[],
         };
-        let (name, device) = (session.name.clone(), session.device);
-        let caller = match session.caller() {
-            Caller::Agent { site, agent } => Caller::Agent { site, agent },
-            Caller::Visitor { site, .. } => Caller::Visitor { site, visitor: &name },
-        };
+        let (name, device, agent) = (session.name.clone(), session.device, session.agent());
+        let caller = caller(self.sites.site(home), agent, &name);
         self.route(Ask { from, tag, kind, device, caller, want, body }, owner, mail);
     }
 
@@ -157,13 +160,14 @@ impl Front {
         let kind = BIND;
         let from = self.session_ref(index, 0);
         let Some(ready) = self.at(index).ready_mut() else { return };
-        let code = if ready.principal.identity != Identity::Gateway {
+        let home = ready.site;
+        let code = if !ready.sessions.is_gateway() {
             Some(Code::Forbidden)
         } else if channel == 0 {
             return self.refuse_value(from, tag, (kind, 0), "The field `channel` must not be 0.");
         } else if device == 0 {
             return self.refuse_value(from, tag, (kind, 0), "The field `device` must not be 0.");
-        } else if ready.sessions.contains_key(&channel) {
+        } else if ready.sessions.get(channel).is_some() {
             Some(Code::ChannelInUse)
         } else if ready.sessions.len() >= CHANNELS_MAX {
             Some(Code::Busy)
@@ -174,19 +178,18 @@ impl Front {
             return self.refuse(from, tag, kind, 0, code);
         }
         let session = Session {
-            site: ready.principal.site,
-            agent: None,
             name: Arc::from(visitor),
             device: DeviceId(device),
-            listens: Vec::new(),
+            listens: Listens::None,
+            agent: 0,
             asked: 0,
         };
-        let key = (session.site.0, 0, visitor.to_owned());
+        let key = (self.sites.site(home).0, 0, visitor.to_owned());
         if self.revoked.get(&key).is_some_and(|before| self.wall_ms / 1000 < *before) {
             return self.refuse(from, tag, kind, 0, Code::Forbidden);
         }
         let ready = self.at(index).ready_mut().expect("it was ready");
-        ready.sessions.insert(channel, session);
+        ready.sessions.bind(channel, session);
         self.sessions += 1;
         self.welcome(index, channel, tag, owner);
         let cursors: Vec<_> = cursors.iter().map(|c| (c.conversation(), c.epoch(), c.seq())).collect();
@@ -196,10 +199,10 @@ impl Front {
     fn unbind(&mut self, index: u32, channel: u32, tag: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
         let from = self.session_ref(index, 0);
         let Some(ready) = self.at(index).ready_mut() else { return };
-        if ready.principal.identity != Identity::Gateway {
+        if !ready.sessions.is_gateway() {
             return self.refuse(from, tag, UNBIND, 0, Code::Forbidden);
         }
-        if channel == 0 || !ready.sessions.contains_key(&channel) {
+        if channel == 0 || ready.sessions.get(channel).is_none() {
             return self.refuse(from, tag, UNBIND, 0, Code::ChannelUnknown);
         }
         self.end_session(index, channel, owner, mail);
@@ -235,7 +238,7 @@ fn out_of_range(message: &ClientMessage<'_>) -> Option<&'static str> {
 }
 
 fn want_of(message: &ClientMessage<'_>, session: &Session, site: &str) -> Result<Want, Code> {
-    let is_agent = session.agent.is_some();
+    let is_agent = session.agent != 0;
     Ok(match *message {
         ClientMessage::Open { n, .. } if !is_agent => {
             Want::Open { slot: identity_slot(site, &session.name), site_slot: site_slot(site), n }

@@ -4,11 +4,12 @@
 use ringdesk_desk::ids::{ConversationId, DeviceId};
 use ringdesk_protocol::limits::{FRAME_BYTES_MAX, VERSION, negotiate};
 use ringdesk_protocol::ws::Socket;
-use ringdesk_protocol::{Carry, Code, Cursor, Role, ServerMessage};
+use ringdesk_protocol::{Code, Cursor, Role, ServerMessage};
 
 use super::Front;
 use super::bytes::WEBSOCKET;
-use super::connection::{Connection, Cutter, Flow, Listen, Phase, Ready, Session};
+use super::connection::{Connection, Cutter, Phase, Ready};
+use super::session::{Listen, Listens, Session, Sessions};
 use crate::ask::Want;
 use crate::io::{ConnId, Output};
 use crate::mail::Mail;
@@ -89,7 +90,7 @@ impl Front {
     /// A connection came from another shard.
     pub fn handed_over(&mut self, id: ConnId, mut state: HandOver, owner: &mut Owner, mail: &mut Mail<'_>) {
         let cutter = match state.transport {
-            Transport::Stream => Cutter::Stream(Carry::new()),
+            Transport::Stream => Cutter::Stream(None),
             Transport::WsBinary | Transport::WsJson => Cutter::WebSocket(Socket::open(WEBSOCKET)),
         };
         let mut connection = Connection::new(id, state.transport, cutter, self.now_s);
@@ -112,24 +113,26 @@ impl Front {
     /// Serves a connection from here on: WELCOME, presence, cursors, then what it sent after its HELLO.
     fn serve(&mut self, index: u32, state: HandOver, owner: &mut Owner, mail: &mut Mail<'_>) {
         let HandOver { principal, device, tag, cursors, frames, mut unread, .. } = state;
-        let mut ready = Box::new(Ready { principal: principal.clone(), sessions: Default::default() });
-        let session = match &principal.identity {
-            Identity::Visitor { visitor } => Some((visitor.clone(), None)),
-            Identity::Agent { agent, login } => Some((login.clone(), Some(*agent))),
-            Identity::Gateway => None,
+        let agent = match principal.identity {
+            Identity::Agent { agent, .. } => agent.0,
+            _ => 0,
         };
-        let is_agent = matches!(principal.identity, Identity::Agent { .. });
-        if let Some((name, agent)) = session {
-            let session =
-                Session { site: principal.site, agent, name, device, listens: Vec::new(), asked: 0 };
-            ready.sessions.insert(0, session);
-            self.sessions += 1;
-        }
+        let sessions = match principal.identity {
+            Identity::Visitor { visitor: name } | Identity::Agent { login: name, .. } => {
+                self.sessions += 1;
+                let listens = Listens::None;
+                Sessions::One(Session { name, device, listens, agent, asked: 0 })
+            }
+            Identity::Gateway => Sessions::Gateway(Default::default()),
+        };
+        let site = self.sites.place(principal.site, &principal.site_name);
+        let issued_s = u32::try_from(principal.issued_s).unwrap_or(u32::MAX);
+        let ready = Ready { sessions, site, issued_s };
         let connection = self.at(index);
         connection.phase = Phase::Ready(ready);
         mail.output(Output::Receive { conn: connection.id, once: false });
         self.welcome(index, 0, tag, owner);
-        if is_agent {
+        if agent != 0 {
             let slot = site_slot(&principal.site_name);
             self.ask_for(index, 0, Want::Link { slot }, owner, mail);
         }
@@ -161,14 +164,14 @@ impl Front {
         let session = (u64::from(self.shard) << 48) | self.sessions_made;
         let (at, epoch, heartbeat_s) = (owner.now().0, self.log_epoch, self.settings.heartbeat_s);
         let names = self.settings.clone();
-        let connection = self.at(index);
-        let Some(ready) = connection.ready_mut() else { return };
-        let (site, site_name) = (ready.principal.site, ready.principal.site_name.clone());
-        let (identity, agent) = match ready.sessions.get(&channel) {
-            Some(session) => {
-                let agent = session.agent.map_or(0, |agent| agent.0);
+        let Some(ready) = self.at(index).ready_mut() else { return };
+        let home = ready.site;
+        let known = ready.sessions.get(channel).map(|session| (session.name.clone(), session.agent));
+        let site = self.sites.site(home);
+        let (identity, agent) = match known {
+            Some((name, agent)) => {
                 let shown = names.agent_names.get(&(site.0, agent)).filter(|_| agent != 0).cloned();
-                (shown.unwrap_or_else(|| session.name.clone()), agent)
+                (shown.unwrap_or(name), agent)
             }
             None => ("".into(), 0),
         };
@@ -181,9 +184,9 @@ impl Front {
             frame_bytes_max: FRAME_BYTES_MAX as u32,
             agent,
             identity: &identity,
-            site: &site_name,
+            site: &self.sites.name(home).clone(),
         };
-        connection.put(channel, tag, &message);
+        self.at(index).put(channel, tag, &message);
         self.touch(index);
     }
 
@@ -204,7 +207,7 @@ impl Front {
             if session.listen_mut(conversation).is_some() {
                 continue;
             }
-            session.listens.push(Listen { conversation, last: after, from_tail: false, flow: Flow::Asking });
+            session.listens.push(Listen::asking(conversation, after, false));
             self.ask_items((index, channel), conversation, after, true, owner, mail);
         }
     }

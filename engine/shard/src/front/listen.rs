@@ -4,7 +4,7 @@
 use ringdesk_desk::ids::ConversationId;
 
 use super::backpressure::is_counted;
-use super::connection::{Flow, Listen};
+use super::session::{Flow, Listen};
 use super::{ASKING_MAX, Front};
 use crate::ask::{FROM_TAIL, Want};
 use crate::io::ConnId;
@@ -104,7 +104,9 @@ impl Front {
         if let Some(listen) = listen {
             listen.flow = if wait { Flow::Paused } else { Flow::Asking };
         }
-        if !wait {
+        if wait {
+            self.look_soon(index);
+        } else {
             let want = Want::Subscribe { conversation, after, announce };
             self.ask_for(index, channel, want, owner, mail);
         }
@@ -135,15 +137,16 @@ impl Front {
         if listen.flow != Flow::Live {
             return;
         }
-        assert!(seq == listen.last + 1, "{conversation:?}: item {seq} pushed after {}", listen.last);
+        assert!(seq == listen.last() + 1, "{conversation:?}: item {seq} pushed after {}", listen.last());
         if slow {
             listen.flow = Flow::Paused;
             connection.paused += 1;
             self.slow += 1;
+            self.look_soon(to.index);
             self.ask_for(to.index, to.channel, Want::Unsubscribe { conversation }, owner, mail);
             return;
         }
-        listen.last = seq;
+        listen.reach(seq);
         self.put(to, frame);
     }
 
@@ -160,7 +163,7 @@ impl Front {
         connection.asking = connection.asking.saturating_sub(1);
         let Some(session) = connection.session_mut(to.channel) else { return };
         if upto == NO_SUCH {
-            session.listens.retain(|listen| listen.conversation != conversation);
+            session.listens.remove(conversation);
             self.resume_if_fast(to.index, owner, mail);
             return;
         }
@@ -168,7 +171,7 @@ impl Front {
         if listen.flow != Flow::Asking {
             return;
         }
-        listen.last = upto;
+        listen.reach(upto);
         listen.from_tail = false;
         listen.flow = if live { Flow::Live } else { Flow::Asking };
         if !frames.is_empty() {
@@ -200,6 +203,7 @@ impl Front {
             listen.flow = Flow::Paused;
             connection.paused += 1;
             self.slow += 1;
+            self.look_soon(to.index);
         }
     }
 
@@ -217,10 +221,14 @@ impl Front {
         if session.listen_mut(conversation).is_some() {
             return;
         }
-        let oldest = (session.listens.len() >= LISTENS_MAX).then(|| session.listens.remove(0));
+        let oldest = session.listens.make_room(LISTENS_MAX);
         let from_tail = after == FROM_TAIL;
         let last = if from_tail { 0 } else { after };
-        session.listens.push(Listen { conversation, last, from_tail, flow: Flow::Asking });
+        // The desk's copy of the name instead of an own one, where it has just made it.
+        if let Some(name) = owner.desk().visitor_name(conversation).filter(|name| **name == session.name) {
+            session.name = name.clone();
+        }
+        session.listens.push(Listen::asking(conversation, last, from_tail));
         if let Some(oldest) = oldest {
             let want = Want::Unsubscribe { conversation: oldest.conversation };
             self.ask_for(to.index, to.channel, want, owner, mail);
@@ -236,14 +244,16 @@ impl Front {
         let resumed: Vec<_> = ready
             .sessions
             .iter()
-            .flat_map(|(&channel, session)| session.listens.iter().map(move |listen| (channel, *listen)))
+            .flat_map(|(channel, session)| {
+                session.listens.as_slice().iter().map(move |listen| (channel, *listen))
+            })
             .filter(|(_, listen)| listen.flow == Flow::Paused)
             .take(turns)
             .collect();
         for (channel, listen) in resumed {
             let connection = self.at(index);
             connection.paused = connection.paused.saturating_sub(1);
-            let after = if listen.from_tail { FROM_TAIL } else { listen.last };
+            let after = if listen.from_tail { FROM_TAIL } else { listen.last() };
             self.ask_items((index, channel), listen.conversation, after, true, owner, mail);
         }
     }
@@ -251,7 +261,7 @@ impl Front {
     /// All sessions of a connection end: no more pushes, and the dispatcher knows that the agent is gone.
     pub(super) fn end_sessions(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
         let channels: Vec<u32> = match self.at(index).ready_mut() {
-            Some(ready) => ready.sessions.keys().copied().collect(),
+            Some(ready) => ready.sessions.iter().map(|(channel, _)| channel).collect(),
             None => return,
         };
         for channel in channels {
@@ -261,20 +271,20 @@ impl Front {
 
     pub(super) fn end_session(&mut self, index: u32, channel: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
         let Some(ready) = self.at(index).ready_mut() else { return };
-        let site_name = ready.principal.site_name.clone();
-        let Some(session) = ready.sessions.get_mut(&channel) else { return };
-        let is_agent = session.agent.is_some();
-        for listen in std::mem::take(&mut session.listens) {
+        let home = ready.site;
+        let Some(session) = ready.sessions.get_mut(channel) else { return };
+        let is_agent = session.agent != 0;
+        for listen in std::mem::take(&mut session.listens).as_slice() {
             let want = Want::Unsubscribe { conversation: listen.conversation };
             self.ask_for(index, channel, want, owner, mail);
         }
         if is_agent {
-            let want = Want::Unlink { slot: site_slot(&site_name) };
+            let want = Want::Unlink { slot: site_slot(self.sites.name(home)) };
             self.ask_for(index, channel, want, owner, mail);
         }
         if let Some(ready) = self.at(index).ready_mut() {
-            ready.sessions.remove(&channel);
-            self.sessions -= 1;
+            let ended = ready.sessions.remove(channel);
+            self.sessions -= u64::from(ended);
         }
     }
 

@@ -11,14 +11,16 @@ mod backpressure;
 mod bytes;
 mod commands;
 mod connection;
+mod entries;
 mod hello;
 mod listen;
+mod session;
 mod sweep;
+mod wheel;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ringdesk_desk::command::Caller;
 use ringdesk_protocol::Code;
 
 use crate::ask::{Ask, Want};
@@ -33,6 +35,9 @@ use crate::settings::Settings;
 use address::Addresses;
 use admit::OuterCounts;
 use connection::{Connection, Phase};
+use entries::Entries;
+use session::{Sites, caller};
+use wheel::Wheel;
 
 /// Lane places that client requests leave free for answers and notes.
 const LANE_RESERVE: u32 = 64;
@@ -47,10 +52,10 @@ const POOL_BUFFER_BYTES: usize = 64 << 10;
 const ANSWERS_BYTES_MAX: usize = 4 << 20;
 
 /// Subscriptions of one connection that read the log at once; the others wait paused for their turn.
-const ASKING_MAX: u32 = 4;
+const ASKING_MAX: u8 = 4;
 
 /// HISTORY requests of one connection that are read at once. More: BUSY.
-const PAGES_OUT_MAX: u32 = 8;
+const PAGES_OUT_MAX: u8 = 8;
 
 /// Connections beyond the bound that only those may take who resume a conversation, and agents and gateways: a visitor
 /// without a cursor is told BUSY.
@@ -63,7 +68,11 @@ pub struct Front {
     shard: u16,
     log_epoch: u32,
     settings: Arc<Settings>,
-    connections: Vec<Option<Box<Connection>>>,
+    connections: Entries<Connection>,
+    sites: Sites,
+    wheel: Wheel,
+    /// What the wheel fires, between turns empty.
+    fired: Vec<u32>,
     open: u64,
     sessions: u64,
     sessions_made: u64,
@@ -79,10 +88,9 @@ pub struct Front {
     /// Connections that are not read because a lane is full.
     behind_lanes: Vec<u32>,
     now_ns: u64,
-    now_s: u64,
+    now_s: u32,
     wall_ms: u64,
-    swept_s: u64,
-    draining_since_s: Option<u64>,
+    draining_since_s: Option<u32>,
     drained: bool,
     revoked: BTreeMap<(u32, u32, String), u64>,
 }
@@ -94,7 +102,10 @@ impl Front {
             shard,
             log_epoch,
             settings,
-            connections: Vec::new(),
+            connections: Entries::new(),
+            sites: Sites::default(),
+            wheel: Wheel::new(),
+            fired: Vec::new(),
             open: 0,
             sessions: 0,
             sessions_made: 0,
@@ -110,7 +121,6 @@ impl Front {
             now_ns: 0,
             now_s: 0,
             wall_ms: 0,
-            swept_s: 0,
             draining_since_s: None,
             drained: false,
             revoked: BTreeMap::new(),
@@ -120,7 +130,7 @@ impl Front {
     /// Begins a turn.
     pub fn begin(&mut self, now: crate::io::Now, lane_room: &[u32]) {
         self.now_ns = now.mono_ns;
-        self.now_s = now.mono_ns / 1_000_000_000;
+        self.now_s = (now.mono_ns / 1_000_000_000) as u32;
         self.wall_ms = now.wall_ms;
         self.lane_room.clear();
         self.lane_room.extend_from_slice(lane_room);
@@ -139,8 +149,8 @@ impl Front {
         report.pushes = self.pushes;
         report.slow = self.slow;
         report.outbox_bytes =
-            self.connections.iter().flatten().map(|connection| connection.backlog_bytes() as u64).sum();
-        let secured = self.connections.iter().flatten().filter(|connection| connection.tls.is_some());
+            self.connections.iter().map(|connection| connection.backlog_bytes() as u64).sum();
+        let secured = self.connections.iter().filter(|connection| connection.tls.is_some());
         report.tls_connections = secured.count() as u64;
         report.tls_handshakes = self.outer.tls_handshakes;
         report.tls_resumed = self.outer.tls_resumed;
@@ -154,29 +164,26 @@ impl Front {
     }
 
     fn insert(&mut self, connection: Connection) {
-        let index = connection.id.index as usize;
-        if self.connections.len() <= index {
-            self.connections.resize_with(index + 1, || None);
-        }
-        let place = &mut self.connections[index];
-        assert!(place.is_none(), "entry {index} is taken");
-        *place = Some(Box::new(connection));
+        let index = connection.id.index;
+        self.connections.insert(index, connection);
         self.open += 1;
-    }
-
-    fn vacate(&mut self, index: u32) -> Box<Connection> {
-        let connection = self.connections[index as usize].take().expect("an open connection");
-        self.addresses.leave(connection.address);
-        self.open -= 1;
-        connection
+        self.set_deadline(index);
     }
 
     fn get(&mut self, id: ConnId) -> Option<&mut Connection> {
-        self.connections.get_mut(id.index as usize)?.as_deref_mut().filter(|connection| connection.id == id)
+        self.connections.get_mut(id.index).filter(|connection| connection.id == id)
     }
 
     fn at(&mut self, index: u32) -> &mut Connection {
-        self.connections[index as usize].as_deref_mut().expect("an open connection")
+        self.connections.get_mut(index).expect("an open connection")
+    }
+
+    fn vacate(&mut self, index: u32) -> Connection {
+        let connection = self.connections.remove(index).expect("an open connection");
+        self.wheel.clear(index);
+        self.addresses.leave(connection.address);
+        self.open -= 1;
+        connection
     }
 
     fn by_ref(&mut self, session: SessionRef) -> Option<&mut Connection> {
@@ -205,12 +212,17 @@ impl Front {
         self.touch(index);
     }
 
-    /// A send is complete.
-    pub fn sent(&mut self, id: ConnId, mut buffer: Vec<u8>, owner: &mut Owner, mail: &mut Mail<'_>) {
-        if buffer.capacity() <= POOL_BUFFER_BYTES && self.pool.len() < POOL_BUFFERS {
+    /// Keeps a buffer for reuse, if it is one and there is room.
+    fn keep_buffer(&mut self, mut buffer: Vec<u8>) {
+        if (1..=POOL_BUFFER_BYTES).contains(&buffer.capacity()) && self.pool.len() < POOL_BUFFERS {
             buffer.clear();
             self.pool.push(buffer);
         }
+    }
+
+    /// A send is complete.
+    pub fn sent(&mut self, id: ConnId, buffer: Vec<u8>, owner: &mut Owner, mail: &mut Mail<'_>) {
+        self.keep_buffer(buffer);
         let cap = self.settings.outbox_bytes_max as usize;
         let now_s = self.now_s;
         let Some(connection) = self.get(id) else { return };
@@ -246,13 +258,17 @@ impl Front {
     pub fn flush(&mut self, owner: &mut Owner, mail: &mut Mail<'_>) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for index in dirty.drain(..) {
-            let Some(Some(connection)) = self.connections.get_mut(index as usize) else { continue };
+            let Some(connection) = self.connections.get_mut(index) else { continue };
             connection.dirty = false;
             if connection.stopped.is_some() {
                 self.go_on_if_room(index, owner, mail);
             }
-            let Some(Some(connection)) = self.connections.get_mut(index as usize) else { continue };
-            if connection.sending_bytes > 0 {
+            let Some(connection) = self.connections.get_mut(index) else { continue };
+            let (busy, closing) = (connection.sending_bytes > 0, connection.closing);
+            if closing {
+                self.set_deadline(index);
+            }
+            if busy {
                 continue;
             }
             let Some(buffer) = self.next_send(index) else {
@@ -271,7 +287,7 @@ impl Front {
     fn flushed(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
         let connection = self.at(index);
         // An idle connection owns no buffer.
-        let spare = std::mem::take(&mut connection.outbox);
+        let spare = connection.outbox.take();
         if connection.closing {
             self.close(index, owner, mail);
         } else if matches!(connection.phase, Phase::Leaving { .. }) {
@@ -286,9 +302,7 @@ impl Front {
             mail.output(Output::HandOver { conn, to, state });
             self.vacate(index);
         }
-        if spare.capacity() > 0 && self.pool.len() < POOL_BUFFERS {
-            self.pool.push(spare);
-        }
+        self.keep_buffer(spare);
     }
 
     /// Whether the turn left something to flush.
@@ -343,11 +357,17 @@ impl Front {
     /// Puts a frame into a session's outbox, if it is still there.
     fn put(&mut self, to: SessionRef, frame: &[u8]) {
         let hard = self.settings.outbox_bytes_max as usize + ANSWERS_BYTES_MAX;
-        let Some(connection) = self.by_ref(to) else { return };
+        let spare = self.pool.pop();
+        let Some(connection) = self.by_ref(to) else {
+            self.pool.extend(spare);
+            return;
+        };
+        let unused = connection.outbox.lend(spare);
         connection.put_frames(to.channel, frame);
         if connection.backlog_bytes() > hard {
             connection.goodbye(Code::Busy, 1_000);
         }
+        self.pool.extend(unused);
         self.pushes += 1;
         self.touch(to.index);
     }
@@ -357,12 +377,11 @@ impl Front {
         let shard = self.shard;
         let connection = self.at(index);
         let from = connection.session_ref(shard, channel);
-        let Some(session) = connection.session_mut(channel) else { return };
-        let (name, device) = (session.name.clone(), session.device);
-        let caller = match session.agent {
-            Some(agent) => Caller::Agent { site: session.site, agent },
-            None => Caller::Visitor { site: session.site, visitor: &name },
-        };
+        let Some(ready) = connection.ready_mut() else { return };
+        let home = ready.site;
+        let Some(session) = ready.sessions.get(channel) else { return };
+        let (name, device, agent) = (session.name.clone(), session.device, session.agent());
+        let caller = caller(self.sites.site(home), agent, &name);
         self.route(Ask { from, tag: 0, kind: 0, device, caller, want, body: &[] }, owner, mail);
     }
 }

@@ -6,59 +6,81 @@ use super::Front;
 use super::connection::Phase;
 use crate::io::Output;
 use crate::mail::Mail;
-use crate::message::Identity;
 use crate::owner::Owner;
 
 /// Seconds a connection has for its HELLO.
-const GREETING_S: u64 = 10;
+const GREETING_S: u32 = 10;
 
 /// Seconds a closing connection has to take its last bytes.
-const CLOSING_S: u64 = 5;
+const CLOSING_S: u32 = 5;
 
 impl Front {
-    /// Once a second: closes who was silent for two heartbeats, who never said HELLO, and who does not take its
-    /// goodbye.
+    /// Looks at the connections whose time has come: closes who was silent for two heartbeats, who never said HELLO,
+    /// and who does not take its goodbye.
     pub fn sweep(&mut self, owner: &mut Owner, mail: &mut Mail<'_>) {
-        if self.open > 0 && self.now_s > self.swept_s {
-            self.swept_s = self.now_s;
-            for index in 0..self.connections.len() as u32 {
-                self.sweep_one(index, owner, mail);
-            }
+        let mut fired = std::mem::take(&mut self.fired);
+        self.wheel.fire(u64::from(self.now_s), &mut fired);
+        for index in fired.drain(..) {
+            self.look(index, owner, mail);
         }
+        self.fired = fired;
         self.finish_drain(mail);
     }
 
-    fn sweep_one(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
-        let silence_s = 2 * u64::from(self.settings.heartbeat_s);
+    /// Something waits for another try: the next second looks at this connection.
+    pub(super) fn look_soon(&mut self, index: u32) {
+        self.wheel.set(index, u64::from(self.now_s) + 1);
+    }
+
+    /// Its deadline may have come nearer.
+    pub(super) fn set_deadline(&mut self, index: u32) {
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        let silence_s = match connection.phase {
+            _ if connection.closing => CLOSING_S + 1,
+            Phase::Ready(_) => 2 * u32::from(self.settings.heartbeat_s),
+            _ => GREETING_S,
+        };
+        let due_s = u64::from(connection.heard_s) + u64::from(silence_s);
+        self.wheel.set(index, due_s);
+    }
+
+    fn look(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
+        let silence_s = 2 * u32::from(self.settings.heartbeat_s);
         let (now_s, cap) = (self.now_s, self.settings.outbox_bytes_max as usize);
-        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        let Some(connection) = self.connections.get_mut(index) else { return };
         let silent_s = now_s.saturating_sub(connection.heard_s);
         if connection.closing {
             if silent_s > CLOSING_S {
                 self.close(index, owner, mail);
+            } else {
+                self.set_deadline(index);
             }
             return;
         }
         // A subscription that could not be read when asked tries again here, if nothing is in the way.
         let resume = connection.may_resume(cap);
-        let limit = match connection.phase {
-            Phase::Ready(_) => silence_s,
-            _ => GREETING_S,
+        let (limit, code) = match connection.phase {
+            Phase::Ready(_) => (silence_s, Code::Idle),
+            _ => (GREETING_S, Code::HelloExpected),
         };
         if silent_s >= limit {
-            let code = if limit == GREETING_S { Code::HelloExpected } else { Code::Idle };
             connection.heard_s = now_s;
             self.goodbye(index, code);
         } else if resume {
             self.resume_paused(index, owner, mail);
         }
+        match self.connections.get_mut(index) {
+            Some(connection) if connection.paused > 0 && !connection.closing => self.look_soon(index),
+            _ => self.set_deadline(index),
+        }
     }
 
-    /// When the next sweep is due, monotonic nanoseconds; `None` without connections.
+    /// When the next look is due, monotonic nanoseconds; `None` without connections.
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        let drain = self.draining_since_s.is_some() && !self.drained;
-        let sweep = (self.open > 0 || drain).then(|| (self.swept_s.max(self.now_s) + 1) * 1_000_000_000);
-        [sweep, self.lanes_due_ns()].into_iter().flatten().min()
+        let drain =
+            self.draining_since_s.filter(|_| !self.drained).map(|since| u64::from(since + CLOSING_S + 1));
+        let wheel = [self.wheel.next_s(), drain].into_iter().flatten().min().map(|at_s| at_s * 1_000_000_000);
+        [wheel, self.lanes_due_ns()].into_iter().flatten().min()
     }
 
     /// Says goodbye to everybody and takes nobody new.
@@ -67,8 +89,8 @@ impl Front {
             return;
         }
         self.draining_since_s = Some(self.now_s);
-        for index in 0..self.connections.len() as u32 {
-            if let Some(connection) = self.connections[index as usize].as_deref_mut() {
+        for index in 0..self.connections.end() {
+            if let Some(connection) = self.connections.get_mut(index) {
                 connection.heard_s = self.now_s;
                 self.goodbye(index, Code::ShuttingDown);
             }
@@ -86,7 +108,7 @@ impl Front {
 
     /// Closes the live sessions of an identity, and refuses its earlier tickets from now on.
     pub fn revoke(&mut self, key: (u32, u32, String), before_s: u64, owner: &mut Owner, mail: &mut Mail<'_>) {
-        for index in 0..self.connections.len() as u32 {
+        for index in 0..self.connections.end() {
             self.revoke_one(index, &key, before_s, owner, mail);
         }
         let known = self.revoked.entry(key).or_default();
@@ -101,26 +123,28 @@ impl Front {
         owner: &mut Owner,
         mail: &mut Mail<'_>,
     ) {
-        let Some(connection) = self.connections[index as usize].as_deref_mut() else { return };
+        let Some(connection) = self.connections.get_mut(index) else { return };
         if connection.closing {
             return;
         }
         let Some(ready) = connection.ready_mut() else { return };
-        if ready.principal.site.0 != key.0 {
+        let home = ready.site;
+        if self.sites.site(home).0 != key.0 {
             return;
         }
-        let gateway = ready.principal.identity == Identity::Gateway;
-        if !gateway && ready.principal.issued_s >= before_s {
+        let Some(ready) = self.at(index).ready_mut() else { return };
+        let gateway = ready.sessions.is_gateway();
+        if !gateway && u64::from(ready.issued_s) >= before_s {
             return;
         }
         let hit: Vec<u32> = ready
             .sessions
             .iter()
-            .filter(|(_, session)| match session.agent {
+            .filter(|(_, session)| match session.agent() {
                 Some(agent) => agent.0 == key.1,
                 None => key.1 == 0 && *session.name == *key.2,
             })
-            .map(|(channel, _)| *channel)
+            .map(|(channel, _)| channel)
             .collect();
         for channel in hit {
             if !gateway {

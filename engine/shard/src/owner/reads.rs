@@ -99,23 +99,23 @@ impl Reads {
     fn plan(&mut self, mut job: Job, index: &Index) {
         let entry = index.get(job.conversation).expect("a job reads durable items");
         let mut bytes = 0u64;
-        let wanted = entry.range(job.first, job.last);
+        let wanted = (job.first..=job.last).map(|seq| entry.record(seq));
         let backwards = matches!(job.purpose, Purpose::Page { backwards: true, .. });
-        let fits = |record: &&RecordRef| {
+        let fits = |record: &RecordRef| {
             bytes += u64::from(record.len);
             bytes <= u64::from(CHUNK_BYTES)
         };
         let count = if backwards {
-            wanted.iter().rev().take_while(fits).count().max(1)
+            wanted.rev().take_while(fits).count().max(1)
         } else {
-            wanted.iter().take_while(fits).count().max(1)
+            wanted.take_while(fits).count().max(1)
         };
         if backwards {
             job.first = job.last + 1 - count as u64;
         } else {
             job.last = job.first + count as u64 - 1;
         }
-        job.records = entry.range(job.first, job.last).to_vec();
+        job.records = (job.first..=job.last).map(|seq| entry.record(seq)).collect();
         job.records.dedup();
         let spans = plan_reads(&job.records, self.align, GAP_BYTES, 2 * CHUNK_BYTES);
         job.reads_open = spans.len();
@@ -151,7 +151,7 @@ impl Owner {
             ringdesk_desk::command::Caller::Agent { agent, .. } => Some(agent),
             ringdesk_desk::command::Caller::Visitor { .. } => None,
         };
-        let listener = Subscriber { session: ask.from, agent };
+        let listener = Subscriber::new(ask.from, agent);
         let allowed = self.desk.may_read(&ask.caller, conversation);
         let view = self.desk.conversation(conversation).filter(|_| allowed);
         let Some(view) = view else {
@@ -380,7 +380,7 @@ impl Owner {
         announced: Option<u32>,
         items: &BTreeMap<u64, Event>,
     ) {
-        let Some(agent) = listener.agent else { return };
+        let Some(agent) = listener.agent() else { return };
         let view = self.desk.conversation(job.conversation).expect("a job has a conversation");
         let caught = items.values().any(|item| {
             matches!(item, Event::Changed { status: Status::Assigned, epoch, .. } if *epoch == view.epoch)

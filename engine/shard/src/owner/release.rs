@@ -66,7 +66,7 @@ impl Owner {
             }
             Effect::Beside { conversation, frame } => {
                 let Some(entry) = self.index.get(conversation) else { return };
-                for listener in &entry.subscribers {
+                for listener in entry.subscribers() {
                     push(listener.session, conversation, 0, frame.clone(), mail);
                 }
             }
@@ -110,11 +110,11 @@ impl Owner {
     ) {
         self.index.append(conversation, seq, record);
         let entry = self.index.get(conversation).expect("an item was just appended");
-        for listener in &entry.subscribers {
+        for listener in entry.subscribers() {
             push(listener.session, conversation, seq, frame.clone(), mail);
         }
         let Some((owner, assigned)) = owner else { return };
-        for listener in entry.subscribers.iter().filter(|listener| listener.agent == Some(owner)) {
+        for listener in entry.subscribers().iter().filter(|listener| listener.agent() == Some(owner)) {
             push(listener.session, conversation, 0, assigned.clone(), mail);
         }
     }
