@@ -6,10 +6,12 @@
 //! without the data.
 //!
 //! Bounds: "staging" holds `staged_bytes_max` bytes; when it is full, [`Appender::stage`] says [`Full::Staging`] and
-//! the caller answers BUSY before anything is logged.
+//! the caller answers BUSY before anything is logged. A caller that asks [`Appender::room_bytes`] first never stages
+//! what the prepared file space does not hold, so on a full disk nothing staged waits, and what follows it neither.
 
-use crate::batch::{OpenBatch, Place, RECORD_HEAD};
+use crate::batch::{BATCH_HEAD, OpenBatch, Place, RECORD_HEAD};
 use crate::runway::Runway;
+use crate::sector::{SECTOR_BYTES, SECTOR_PAYLOAD};
 use crate::{DiskDone, DiskOp, Generations, Geometry, Link, Lsn, OpId, Pages, Position, RecordRef, Tail};
 use std::collections::VecDeque;
 use std::fmt;
@@ -98,7 +100,7 @@ impl fmt::Display for Fatal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {} at byte {} failed: ", self.what, self.file, self.offset)?;
         match self.errno {
-            Some(errno) => write!(f, "errno {errno}"),
+            Some(errno) => write!(f, "{}", std::io::Error::from_raw_os_error(errno)),
             None => write!(f, "fewer bytes were written than asked"),
         }
     }
@@ -125,6 +127,12 @@ pub struct AppenderStats {
     pub segments: u64,
     /// Bytes staged and not durable now.
     pub staged_bytes: usize,
+    /// Attempts to prepare space that found the disk full.
+    pub refused: u64,
+    /// Bytes of records that the prepared space holds now; `usize::MAX` before the first segment of a new log.
+    pub file_room_bytes: usize,
+    /// The errno of the last attempt to prepare space, if it found none.
+    pub no_space: Option<i32>,
 }
 
 impl Appender {
@@ -168,11 +176,41 @@ impl Appender {
         self.refusal(len).is_none()
     }
 
-    /// Bytes that staging still takes, record headers (16 bytes each) included. For callers that admit several
-    /// records at once.
+    /// Bytes that staging and the prepared file space still take, record headers (16 bytes each) included. For callers
+    /// that admit several records at once.
     #[must_use]
     pub fn room_bytes(&self) -> usize {
-        if self.failed { 0 } else { self.geometry.staged_bytes_max - self.staged_bytes }
+        let staging = self.geometry.staged_bytes_max - self.staged_bytes;
+        if self.failed { 0 } else { staging.min(self.file_room_bytes()) }
+    }
+
+    /// Bytes of records that the prepared file space takes beside what is staged, whatever the disk says from now on.
+    #[must_use]
+    pub fn file_room_bytes(&self) -> usize {
+        let room = self.runway.room();
+        if room == u64::MAX {
+            return usize::MAX;
+        }
+        let align = self.geometry.align;
+        let waiting: u64 = self.open.iter().map(|batch| u64::from(batch.bytes(align))).sum();
+        // A record may open a batch: its header, and the rest of a sector and of an aligned block.
+        let framing = waiting + u64::from(align) + SECTOR_BYTES as u64;
+        let sectors = room.saturating_sub(framing) / SECTOR_BYTES as u64;
+        (sectors as usize * SECTOR_PAYLOAD).saturating_sub(BATCH_HEAD)
+    }
+
+    /// Bytes of the prepared space that callers should leave to records without which the rest stands still, while the
+    /// disk is full; 0 while it is not.
+    #[must_use]
+    pub fn reserve_bytes(&self) -> usize {
+        let reserve = (self.geometry.segment_bytes / 8).min(8 << 20) as usize;
+        if self.runway.no_space().is_some() { reserve } else { 0 }
+    }
+
+    /// Attempts to prepare file space that found none, and the errno of the last attempt if it is among them.
+    #[must_use]
+    pub fn space(&self) -> (u64, Option<i32>) {
+        (self.runway.refused, self.runway.no_space())
     }
 
     fn refusal(&self, len: usize) -> Option<Full> {
@@ -236,7 +274,7 @@ impl Appender {
             numbers += 1;
             OpId::appender(numbers)
         };
-        self.runway.extend(wall_ms, &mut next, ops);
+        self.runway.extend(now_ns, wall_ms, &mut next, ops);
         self.ops = numbers;
     }
 
@@ -300,7 +338,7 @@ impl Appender {
     /// Takes the completion of one of this appender's operations ([`OpId::is_appender`]).
     ///
     /// # Errors
-    /// [`Fatal`] on any failure. The appender then refuses and emits nothing more; nothing staged and not durable may
+    /// [`Fatal`] on any failure but a creation or fill without space, which is tried again. The appender then refuses and emits nothing more; nothing staged and not durable may
     /// be acked. Do not retry the operation.
     ///
     /// # Panics
@@ -319,8 +357,11 @@ impl Appender {
             self.durable = Some(Lsn(0));
             return Ok(self.flushed(Vec::new()));
         }
-        let laid = self.runway.complete(done.op, done.result.is_ok(), done.pages);
+        let laid = self.runway.complete(done.op, done.result, done.pages);
         let laid = laid.unwrap_or_else(|| panic!("operation {:?} is not in flight", done.op));
+        if laid.no_space {
+            return Ok(self.flushed(Vec::new()));
+        }
         let what = if laid.expected.is_some() { "fill" } else { "creation" };
         self.check(what, laid.segment, laid.offset, done.result, laid.expected)?;
         Ok(self.flushed(Vec::new()))
@@ -395,9 +436,10 @@ impl Appender {
     #[must_use]
     pub fn next_deadline_ns(&self) -> Option<u64> {
         // While starved, a deadline that has passed would make the caller spin until the completion.
-        let busy =
-            self.failed || self.starved || self.in_flight.is_some() || !matches!(self.syncing, Syncing::Done);
-        if busy || !self.open.is_empty() { None } else { self.mark_due_ns() }
+        let busy = self.starved || self.in_flight.is_some() || !matches!(self.syncing, Syncing::Done);
+        let mark = if busy || !self.open.is_empty() { None } else { self.mark_due_ns() };
+        let deadlines = [mark, self.runway.next_deadline_ns()];
+        deadlines.into_iter().flatten().min().filter(|_| !self.failed)
     }
 
     /// True once a write, fill, creation or sync failed.
@@ -425,6 +467,9 @@ impl Appender {
             fills: self.runway.fills,
             segments: self.runway.creates,
             staged_bytes: self.staged_bytes,
+            refused: self.runway.refused,
+            file_room_bytes: self.file_room_bytes(),
+            no_space: self.runway.no_space(),
             ..self.stats
         }
     }

@@ -3,9 +3,18 @@
 //! Order of a segment's life: wanted, being created, ready (next), open (current), left behind. At most one creation
 //! and one fill are in flight. A fill starts at or after the first free byte, so it never touches a batch; a batch
 //! that would run into a fill in flight waits for it.
+//!
+//! A full disk is no failure of the log: a creation or fill that finds no space is tried again every [`RETRY_NS`], with
+//! the same segment number and a new generation, while what was prepared is used up.
 
 use crate::segment::{FORMAT_VERSION, SegmentHead};
 use crate::{DiskOp, Generations, Geometry, OpId, Pages, Position, Resume, Tail};
+
+/// Pause between two attempts to prepare space on a full disk, nanoseconds.
+const RETRY_NS: u64 = 5_000_000_000;
+
+/// The errnos that mean no space: ENOSPC, EDQUOT.
+const NO_SPACE: [i32; 2] = [28, 122];
 
 /// One segment file that takes batches now or next.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +40,8 @@ pub(crate) struct Laid {
     pub offset: u64,
     /// Bytes that the operation should have written, if it was a fill.
     pub expected: Option<u32>,
+    /// It found no space and will be tried again.
+    pub no_space: bool,
 }
 
 /// Room for a batch, found by [`Runway::take`].
@@ -49,8 +60,23 @@ pub(crate) struct Runway {
     next_segment: u32,
     next_generation: u32,
     generations: Generations,
+    cramped: Option<Cramped>,
+    /// The log had no segment when it was opened and has none yet.
+    unborn: bool,
     pub(crate) creates: u64,
     pub(crate) fills: u64,
+    /// Attempts that found no space.
+    pub(crate) refused: u64,
+}
+
+/// The disk had no space for the last preparation.
+#[derive(Clone, Copy)]
+struct Cramped {
+    errno: i32,
+    /// Zeros could not be written: the file system gives space when it is written to, so only zeros count as space.
+    by_fill: bool,
+    /// None: to be set by the next turn.
+    retry_at_ns: Option<u64>,
 }
 
 impl Runway {
@@ -85,13 +111,43 @@ impl Runway {
             next_segment: tail.next_segment,
             next_generation: tail.next_generation,
             generations: tail.generations.clone(),
+            cramped: None,
+            unborn: tail.next_segment == 0,
             creates: 0,
             fills: 0,
+            refused: 0,
         }
     }
 
     pub(crate) fn generations(&self) -> &Generations {
         &self.generations
+    }
+
+    /// Bytes that batches can take for certain, without anything being prepared. Unlimited before the first segment of a
+    /// new log, which nothing can be read from and nothing follows from.
+    pub(crate) fn room(&self) -> u64 {
+        if self.unborn && self.cramped.is_none() {
+            return u64::MAX;
+        }
+        let by_fill = self.cramped.is_some_and(|cramped| cramped.by_fill);
+        let left = |stretch: Stretch| if by_fill { stretch.filled } else { stretch.bytes } - stretch.free;
+        match (self.current.map(left), self.next.map(left)) {
+            // The batch that does not fit the rest of the current segment leaves it unused.
+            (Some(current), Some(next)) => {
+                u64::from(next) + u64::from(current.saturating_sub(self.geometry.batch_bytes_max))
+            }
+            (one, other) => u64::from(one.or(other).unwrap_or(0)),
+        }
+    }
+
+    /// The errno of the last preparation, if it found no space.
+    pub(crate) fn no_space(&self) -> Option<i32> {
+        self.cramped.map(|cramped| cramped.errno)
+    }
+
+    /// When the next attempt is due, if the last found no space.
+    pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
+        self.cramped.filter(|_| self.creating.is_none() && self.filling.is_none())?.retry_at_ns
     }
 
     /// Takes the next `bytes` bytes for a batch, rolling to the next segment where they do not fit. None while the
@@ -118,27 +174,57 @@ impl Runway {
     }
 
     /// Emits what keeps the runway long enough: at most one creation and one fill in flight.
-    pub(crate) fn extend(&mut self, wall_ms: u64, op: &mut dyn FnMut() -> OpId, ops: &mut Vec<DiskOp>) {
-        let geometry = self.geometry;
-        let left = self.current.map_or(0, |current| current.bytes - current.free);
-        let short = left < geometry.fill_ahead_bytes.saturating_add(geometry.batch_bytes_max);
-        if self.next.is_none() && self.creating.is_none() && short {
+    pub(crate) fn extend(
+        &mut self,
+        now_ns: u64,
+        wall_ms: u64,
+        op: &mut dyn FnMut() -> OpId,
+        ops: &mut Vec<DiskOp>,
+    ) {
+        if let Some(cramped) = &mut self.cramped
+            && *cramped.retry_at_ns.get_or_insert(now_ns.saturating_add(RETRY_NS)) > now_ns
+        {
+            return;
+        }
+        if self.next.is_none() && self.creating.is_none() && self.is_short() {
             self.create(wall_ms, op(), ops);
         }
-        if self.filling.is_some() {
-            return;
+        if self.filling.is_none()
+            && let Some(stretch) = self.unfilled()
+        {
+            self.fill(stretch, op(), ops);
         }
+        if self.creating.is_none() && self.filling.is_none() {
+            // Nothing is wanted any more, so nothing is missing.
+            self.cramped = None;
+        }
+    }
+
+    /// Whether the next segment should be made: half a segment before it is needed, so that staged records never wait
+    /// for one, nor for the news that there is none.
+    fn is_short(&self) -> bool {
+        let geometry = &self.geometry;
+        let left = self.current.map_or(0, |current| current.bytes - current.free);
+        let soon = geometry.fill_ahead_bytes.saturating_add(geometry.batch_bytes_max);
+        left < soon.max(geometry.segment_bytes / 2)
+    }
+
+    /// The segment that wants zeros, if there are not enough ahead.
+    fn unfilled(&self) -> Option<Stretch> {
         let ahead = |stretch: &Option<Stretch>| stretch.map_or(0, |stretch| stretch.filled - stretch.free);
-        if ahead(&self.current) + ahead(&self.next) >= geometry.fill_ahead_bytes {
-            return;
+        if ahead(&self.current) + ahead(&self.next) >= self.geometry.fill_ahead_bytes {
+            return None;
         }
         let wanting = |stretch: &&Stretch| stretch.filled < stretch.bytes;
-        let Some(stretch) = self.current.iter().chain(&self.next).find(wanting).copied() else { return };
+        self.current.iter().chain(&self.next).find(wanting).copied()
+    }
+
+    fn fill(&mut self, stretch: Stretch, op: OpId, ops: &mut Vec<DiskOp>) {
+        let geometry = self.geometry;
         let (from, to) =
             (stretch.filled, stretch.filled.saturating_add(geometry.fill_step_bytes).min(stretch.bytes));
         let mut pages = self.zeros.take().unwrap_or_else(|| Pages::zeroed(geometry.fill_step_bytes as usize));
         pages.set_len((to - from) as usize);
-        let op = op();
         self.filling = Some(Pending::Fill { op, segment: stretch.segment, from, to });
         self.fills += 1;
         let (log, segment) = (geometry.log, stretch.segment);
@@ -171,28 +257,58 @@ impl Runway {
     }
 
     /// Takes the completion of one of its operations. None if `op` is not one of them.
-    pub(crate) fn complete(&mut self, op: OpId, good: bool, pages: Option<Pages>) -> Option<Laid> {
+    pub(crate) fn complete(
+        &mut self,
+        op: OpId,
+        result: Result<u32, i32>,
+        pages: Option<Pages>,
+    ) -> Option<Laid> {
+        let good = result.is_ok();
+        let no_space = result.err().filter(|errno| NO_SPACE.contains(errno));
         match (&self.creating, &self.filling) {
             (Some(Pending::Create { op: pending, stretch }), _) if *pending == op => {
                 let stretch = *stretch;
                 self.creating = None;
+                if let Some(errno) = no_space {
+                    // Nothing is there under this number. The generation is spent, to be safe from what may be.
+                    self.next_segment = stretch.segment;
+                    self.refuse(errno, false);
+                }
                 if good {
+                    (self.cramped, self.unborn) = (None, false);
                     self.generations.insert(self.geometry.log, stretch.segment, stretch.generation);
                     self.next = Some(stretch);
                 }
-                Some(Laid { segment: stretch.segment, offset: 0, expected: None })
+                Some(Laid {
+                    segment: stretch.segment,
+                    offset: 0,
+                    expected: None,
+                    no_space: no_space.is_some(),
+                })
             }
             (_, Some(Pending::Fill { op: pending, segment, from, to })) if *pending == op => {
                 let (segment, from, to) = (*segment, *from, *to);
                 self.filling = None;
                 self.zeros = pages.filter(|pages| pages.capacity() >= self.geometry.fill_step_bytes as usize);
-                let mut stretches = self.current.iter_mut().chain(&mut self.next);
-                if let Some(stretch) = stretches.find(|stretch| stretch.segment == segment) {
-                    stretch.filled = stretch.filled.max(to);
+                if let Some(errno) = no_space {
+                    self.refuse(errno, true);
+                } else {
+                    self.cramped = self.cramped.filter(|cramped| !cramped.by_fill);
+                    let mut stretches = self.current.iter_mut().chain(&mut self.next);
+                    if let Some(stretch) = stretches.find(|stretch| stretch.segment == segment) {
+                        stretch.filled = stretch.filled.max(to);
+                    }
                 }
-                Some(Laid { segment, offset: u64::from(from), expected: Some(to - from) })
+                let (offset, expected) = (u64::from(from), Some(to - from));
+                Some(Laid { segment, offset, expected, no_space: no_space.is_some() })
             }
             _ => None,
         }
+    }
+
+    fn refuse(&mut self, errno: i32, by_fill: bool) {
+        self.refused += 1;
+        let by_fill = by_fill || self.cramped.is_some_and(|cramped| cramped.by_fill);
+        self.cramped = Some(Cramped { errno, by_fill, retry_at_ns: None });
     }
 }

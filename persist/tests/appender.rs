@@ -152,8 +152,8 @@ fn a_failed_operation_stops_the_log_for_good() {
     }
     let (mut appender, mut ops) = (fresh(quiet()), Vec::new());
     appender.poll(0, 0, &mut ops);
-    let fatal = appender.complete(DiskDone { op: ops[0].op(), result: Err(28), pages: None });
-    assert_eq!(fatal.expect_err("no space").what, "creation");
+    let fatal = appender.complete(DiskDone { op: ops[0].op(), result: Err(5), pages: None });
+    assert_eq!(fatal.expect_err("the disk is broken").what, "creation");
 }
 
 #[test]

@@ -186,8 +186,19 @@ pub enum Output {
     Report(Box<ShardReport>),
     /// The last connection was told goodbye and flushed after [`Control::Drain`].
     Drained,
+    /// The log's disk has no space for what comes next, told at each attempt to prepare it; or it has again.
+    Space(Space),
     /// The shard cannot go on (a sync failed, the log is damaged). The driver stops at once and reports it.
     Fatal(String),
+}
+
+/// Whether the log's disk has space for what comes next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Space {
+    /// An attempt found none: errno. What was prepared before is used up meanwhile.
+    Short(i32),
+    /// There is again.
+    Back,
 }
 
 /// What the control plane may ask of a shard, through its mailbox.

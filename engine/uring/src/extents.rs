@@ -51,13 +51,18 @@ pub fn write_extent(data: &Path, extent: &Extent) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Counts `segment` in, which is durable under its name. Makes the note if there is none.
-pub(crate) fn count_segment(data: &Path, log: LogId, segment: u32) -> io::Result<()> {
+/// Makes the note if there is none, so that counting a segment later needs no space.
+pub(crate) fn have_extent(data: &Path, log: LogId) -> io::Result<()> {
     match read_extent(data, log)? {
-        Some(extent) if segment < extent.end => Ok(()),
-        Some(extent) => write_extent(data, &extent.with(segment)),
-        None => make_extent(data, Extent::empty(log).with(segment)),
+        Some(_) => Ok(()),
+        None => make_extent(data, Extent::empty(log)),
     }
+}
+
+/// Counts `segment` in, which is durable under its name. There is a note.
+pub(crate) fn count_segment(data: &Path, log: LogId, segment: u32) -> io::Result<()> {
+    let extent = read_extent(data, log)?.ok_or(io::ErrorKind::NotFound)?;
+    if segment < extent.end { Ok(()) } else { write_extent(data, &extent.with(segment)) }
 }
 
 #[cfg(test)]
@@ -73,6 +78,7 @@ mod tests {
         let _ = fs::remove_dir_all(&data);
         fs::create_dir_all(data.join(log_directory(log))).expect("folder");
         assert_eq!(read_extent(&data, log).expect("readable"), None);
+        have_extent(&data, log).expect("made");
         for segment in [0, 1, 1, 2] {
             count_segment(&data, log, segment).expect("counted");
         }

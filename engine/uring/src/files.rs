@@ -15,7 +15,7 @@ use ringdesk_persist::{LogId, Pages, log_directory, segment_file, unborn_file};
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::Errno;
 
-use crate::extents::count_segment;
+use crate::extents::{count_segment, have_extent};
 use crate::kernel::Waker;
 
 /// How writes become durable.
@@ -132,22 +132,33 @@ fn carry_out(data: &Path, durability: Durability, job: Job) -> JobDone {
 }
 
 /// Creates a segment file: prepared under another name, full length, header, synced, renamed, directory synced; then
-/// counted in the note of its log. Blocks for as long as the disk takes.
+/// counted in the note of its log. Blocks for as long as the disk takes. What a failure leaves of the preparation is
+/// deleted, so that a full disk has its space back.
 pub fn create_segment(data: &Path, log: LogId, segment: u32, bytes: u64, header: &[u8]) -> io::Result<()> {
     let folder = data.join(log_directory(log));
     make_folder(data, &folder)?;
+    have_extent(data, log)?;
     let unborn = data.join(unborn_file(log, segment));
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(&unborn)?;
+    let prepared = prepare(&unborn, bytes, header)
+        .and_then(|()| fs::rename(&unborn, data.join(segment_file(log, segment))));
+    if let Err(error) = prepared {
+        // Also after an open that failed: a file without an inode is not there.
+        let _ = fs::remove_file(&unborn);
+        return Err(error);
+    }
+    File::open(folder)?.sync_all()?;
+    count_segment(data, log, segment)
+}
+
+fn prepare(unborn: &Path, bytes: u64, header: &[u8]) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).open(unborn)?;
     match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
         // A file system without preallocation: the length alone. Writes may then fail with ENOSPC later.
         Err(Errno::OPNOTSUPP) => file.set_len(bytes)?,
         other => other?,
     }
     file.write_all_at(header, 0)?;
-    file.sync_all()?;
-    fs::rename(unborn, data.join(segment_file(log, segment)))?;
-    File::open(folder)?.sync_all()?;
-    count_segment(data, log, segment)
+    file.sync_all()
 }
 
 /// Makes the log's folder durable, together with the entries that lead to it.
@@ -177,7 +188,7 @@ pub fn open_segment(data: &Path, log: LogId, segment: u32, durability: Durabilit
 }
 
 /// Whether the file system of `data` takes direct writes, found by doing one of 4096 bytes to a file that is removed
-/// again. Errors other than a refusal (no space, read-only) are passed on.
+/// again. A full disk took the file and not its bytes, which is no refusal. Other errors (read-only) are passed on.
 pub fn probe_direct(data: &Path, shard: u16) -> io::Result<Durability> {
     fs::create_dir_all(data)?;
     let path = data.join(format!("probe-{shard:04}.tmp"));
@@ -189,11 +200,13 @@ pub fn probe_direct(data: &Path, shard: u16) -> io::Result<Durability> {
         .custom_flags(flags)
         .open(&path)
         .and_then(|file| file.write_all_at(Pages::zeroed(4096).as_bytes(), 0));
+    let full = [Errno::NOSPC, Errno::DQUOT].map(|errno| Some(errno.raw_os_error()));
     let refused = [Errno::INVAL, Errno::OPNOTSUPP].map(|errno| Some(errno.raw_os_error()));
     let removed = fs::remove_file(&path);
     match wrote {
         Ok(()) => removed.map(|()| Durability::Direct),
         // A refused open may have created the file or not; both are fine.
+        Err(error) if full.contains(&error.raw_os_error()) && removed.is_ok() => Ok(Durability::Direct),
         Err(error) if refused.contains(&error.raw_os_error()) => Ok(Durability::Buffered),
         Err(error) => Err(error),
     }

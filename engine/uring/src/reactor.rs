@@ -25,7 +25,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ringdesk_ring::{Doorbell, Port};
-use ringdesk_shard::io::{Input, Inputs, ListenerKind, Now, Output, Outputs};
+use ringdesk_shard::io::{Input, Inputs, ListenerKind, Now, Output, Outputs, Space};
 use ringdesk_shard::message::ShardMessage;
 use ringdesk_shard::report::ShardReport;
 
@@ -64,6 +64,8 @@ pub struct TurnOutcome {
     pub drained: bool,
     /// A [`Letter::Stop`] was read.
     pub stop: bool,
+    /// What the shard says of its log's disk, if it says something.
+    pub space: Option<Space>,
     /// Reports for the control plane, usually none.
     pub reports: Vec<Box<ShardReport>>,
 }
@@ -273,6 +275,7 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
                     self.backlogs[usize::from(to)].push_back(message);
                 }
                 Output::Report(report) => outcome.reports.push(report),
+                Output::Space(space) => outcome.space = Some(space),
                 Output::Drained => self.drained = true,
                 Output::Fatal(sentence) => {
                     // What follows in the same turn was decided by a shard that cannot go on.

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use ringdesk_shard::io::Space;
 use ringdesk_shard::report::ShardReport;
 
 use crate::clock::Clock;
@@ -18,6 +19,8 @@ pub enum News {
     /// The shard said goodbye to its last connection. Answer `Break` to end the loop, `Continue` to keep serving
     /// the other shards.
     Drained,
+    /// What the shard says of its log's disk: at each attempt that found it full, and once when it has space again.
+    Space(Space),
     /// Told at most once a second, after a turn: an idle shard says nothing.
     Duty(DutyCycle),
 }
@@ -81,6 +84,9 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
             let mut flow = if outcome.stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
             for report in outcome.reports {
                 flow = follow(flow, tell(News::Report(report)));
+            }
+            if let Some(space) = outcome.space {
+                flow = follow(flow, tell(News::Space(space)));
             }
             if outcome.drained {
                 flow = follow(flow, tell(News::Drained));

@@ -69,8 +69,10 @@ bites! {
     interrupts,
     /// EIO.
     eio,
-    /// ENOSPC.
+    /// ENOSPC, once.
     enospc,
+    /// ENOSPC, of a disk that stays full.
+    disk_full,
     /// Hand-overs refused.
     hand_overs_refused,
     /// Hand-overs done.
@@ -460,6 +462,10 @@ impl Env {
         match flight.op {
             Op::Create { log, segment, bytes, header } => {
                 assert_eq!(buffers.lent(header), flight.data, "a header changed in flight");
+                if self.now >= self.faults.full_from_ns {
+                    self.bites.disk_full += 1;
+                    return -ENOSPC;
+                }
                 if self.bite(self.faults.enospc_ppm, |bites| &mut bites.enospc) {
                     return -ENOSPC;
                 }

@@ -42,6 +42,8 @@ pub struct Faults {
     pub eio_ppm: u32,
     /// A file cannot be created (ENOSPC).
     pub enospc_ppm: u32,
+    /// From this virtual time on the disk is full: no file can be created.
+    pub full_from_ns: u64,
     /// A descriptor cannot be handed over because the target's table is full.
     pub hand_over_full_ppm: u32,
     /// A shard does not run for a while.
@@ -67,6 +69,7 @@ impl Faults {
             interrupt_ppm: 0,
             eio_ppm: 0,
             enospc_ppm: 0,
+            full_from_ns: u64::MAX,
             hand_over_full_ppm: 0,
             stall_ppm: 0,
             stall_ns: 0,
@@ -213,7 +216,10 @@ impl Plan {
             stops.push(Stop::draw(rng, safety_ns, shards));
         }
         let quiet = rng.one_in(8);
-        let faults = if quiet { Faults::none() } else { Faults::draw(rng, shards) };
+        let mut faults = if quiet { Faults::none() } else { Faults::draw(rng, shards) };
+        if rng.one_in(6) {
+            faults.full_from_ns = rng.below(safety_ns);
+        }
         Self { shards, faults, stops, sizes: Sizes::draw(rng), cast: Cast::draw(rng), safety_ns }
     }
 }

@@ -6,17 +6,17 @@
 
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ringdesk_persist::{LogId, Position};
+use ringdesk_persist::{LogId, Position, log_directory};
 use ringdesk_portable::{PortableConfig, PortableKernel};
 use ringdesk_ring::{Port, mesh};
 use ringdesk_shard::Shard;
-use ringdesk_shard::io::ListenerKind;
+use ringdesk_shard::io::{ListenerKind, Space};
 use ringdesk_shard::message::ShardMessage;
 use ringdesk_shard::report::ShardReport;
 use ringdesk_shard::settings::Settings;
@@ -35,6 +35,9 @@ use crate::say;
 
 /// Messages in one lane between two shards. Full: they wait in the sender's backlog and the sender answers BUSY.
 const LANE_MESSAGES: usize = 4_096;
+
+/// How often a full disk is told.
+const SPACE_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// What all shards have in common.
 pub struct Common {
@@ -140,6 +143,28 @@ impl Running {
     }
 }
 
+/// Says that the disk is full, at most once in [`SPACE_TOLD_EVERY`], and that it is not any more.
+fn tell_space(data: &Path, log: LogId, space: Space, told: &mut Option<Instant>) {
+    let folder = data.join(log_directory(log));
+    match space {
+        Space::Short(errno) if told.is_none_or(|at| at.elapsed() >= SPACE_TOLD_EVERY) => {
+            *told = Some(Instant::now());
+            let error = std::io::Error::from_raw_os_error(errno);
+            say!(
+                Error,
+                "{}: no space for the log's next segment: {error}; new messages are refused once the prepared space is \
+                 used up, all else goes on; tried again every few seconds",
+                folder.display()
+            );
+        }
+        Space::Short(_) => {}
+        Space::Back => {
+            *told = None;
+            say!(Info, "{}: there is space for the log again", folder.display());
+        }
+    }
+}
+
 /// What one thread starts with.
 struct Seat {
     shard: u16,
@@ -198,8 +223,10 @@ impl Seat {
                 return None;
             }
         };
+        let mut space_told = None;
         let end = reactor.run(&mut clock, common.spin, &mut |news| {
             match news {
+                News::Space(space) => tell_space(&common.data, LogId(shard), space, &mut space_told),
                 News::Report(report) => drop(common.reports.try_send(report)),
                 News::Drained => drop(common.drained.try_send(shard)),
                 News::Duty(_) => {}

@@ -4,11 +4,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use ringdesk_persist::{LogId, META_BYTES, Meta, log_directory};
-use rustix::fs::{AtFlags, FlockOperation, StatxFlags, flock, statx};
+use rustix::fs::{AtFlags, CWD, FlockOperation, RenameFlags, StatxFlags, flock, renameat_with, statx};
+use rustix::io::Errno;
 
 use super::error::BootError;
 use super::extents;
@@ -29,10 +30,12 @@ impl Lock {
 
 fn write_lock(mut file: &File, http: Option<&str>) -> io::Result<()> {
     use std::io::Seek;
-    file.set_len(0)?;
+    // Overwritten, then cut: emptied first, the file would want space that a full disk has not.
     file.rewind()?;
     let http = http.map(|http| format!("{http}\n")).unwrap_or_default();
-    file.write_all(format!("{}\n{http}", std::process::id()).as_bytes())
+    let text = format!("{}\n{http}", std::process::id());
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)
 }
 
 /// Makes the folder if it is not there, checks that it is ours, and locks it.
@@ -102,12 +105,45 @@ pub fn next_boot(data: &Path, shards: u16) -> Result<Meta, BootError> {
     let made = make_log_folders(data, meta.logs, shards)?;
     meta.boot_epoch = meta.boot_epoch.checked_add(1).expect("four billion boots");
     meta.logs = meta.logs.max(shards);
-    let bytes: [u8; META_BYTES] = meta.encode();
-    write_private(&path, &bytes).map_err(BootError::folder(&path, "it cannot be written"))?;
+    write_meta(data, &meta.encode()).map_err(BootError::folder(&path, "it cannot be written"))?;
     if made {
         sync_folder(data)?;
     }
     Ok(meta)
+}
+
+/// Replaces META without asking a full disk for space: its spare is overwritten in place and synced, and the two change
+/// names at once (renameat2, Linux 3.15). Where there is no spare yet, or no such exchange, META is replaced by a rename.
+fn write_meta(data: &Path, bytes: &[u8; META_BYTES]) -> io::Result<()> {
+    let (path, spare) = (data.join("META"), data.join("META.spare"));
+    write_spare(&spare, bytes)?;
+    match renameat_with(CWD, &spare, CWD, &path, RenameFlags::EXCHANGE) {
+        Ok(()) => {}
+        Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => fs::rename(&spare, &path)?,
+        Err(error) => return Err(error.into()),
+    }
+    if !spare.exists() {
+        write_spare(&spare, bytes)?;
+    }
+    File::open(data)?.sync_all()
+}
+
+fn write_spare(spare: &Path, bytes: &[u8; META_BYTES]) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(spare)?;
+    file.write_all_at(bytes, 0)?;
+    file.set_len(META_BYTES as u64)?;
+    file.sync_all()
+}
+
+/// Deletes segments that were being prepared when the last run stopped.
+fn remove_unborn(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "new") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn make_log_folders(data: &Path, known: u16, shards: u16) -> Result<bool, BootError> {
@@ -117,6 +153,7 @@ fn make_log_folders(data: &Path, known: u16, shards: u16) -> Result<bool, BootEr
             let sentence = "the folder of this log is missing; restore it from a backup".to_string();
             return Err(BootError::Folder { path: folder, sentence });
         }
+        remove_unborn(&folder).map_err(BootError::folder(&folder, "it cannot be cleaned up"))?;
     }
     for log in known..shards {
         let folder = data.join(log_directory(LogId(log)));

@@ -69,6 +69,8 @@ fn shard_json(report: &ShardReport) -> Value {
             "fills": report.log.fills,
             "segments": report.log.segments,
             "staged_bytes": report.log.staged_bytes,
+            "disk_full": report.log.no_space.is_some(),
+            "refused": report.log.refused,
         },
     })
 }
@@ -188,6 +190,9 @@ pub fn metrics_text(plane: &Plane, reports: &[ShardReport]) -> Result<String, st
         report.address_refused
     });
     counter(r, reports, "turns", "Turns of the shard loop", |report| report.turns);
+    gauge(r, reports, "log_disk_full", "1 while the disk has no space for the next segment", |report| {
+        u64::from(report.log.no_space.is_some())
+    });
     counter(r, reports, "log_batches", "Batches durable", |report| report.log.batches);
     counter(r, reports, "log_records", "Records durable", |report| report.log.records);
     counter(r, reports, "log_bytes", "Bytes of batches written", |report| report.log.bytes);

@@ -31,6 +31,14 @@ impl Folder {
         folder
     }
 
+    /// A folder in a place of its own.
+    pub fn at(path: PathBuf) -> Self {
+        std::fs::create_dir_all(&path).expect("folder");
+        let folder = Self(path);
+        folder.write("small.toml", "[log]\nsegment_mib = 4\n");
+        folder
+    }
+
     pub fn path(&self, name: &str) -> String {
         self.0.join(name).to_str().expect("UTF-8").to_string()
     }
@@ -342,9 +350,35 @@ impl Client {
         assert!(!self.send_again(n, body), "number {n} is new");
     }
 
+    /// Sends number `n` and says whether it was taken; BUSY is the only refusal.
+    pub fn try_send(&mut self, n: u64, body: &str) -> bool {
+        let conversation = self.conversation;
+        let body = body.as_bytes();
+        self.write(&ClientMessage::Send { conversation, n, owner_epoch: 0, content: Content::Text, body });
+        let mut taken = false;
+        self.expect(|message| match message {
+            ServerMessage::Ack { n: acked, .. } => {
+                taken = *acked == n;
+                taken
+            }
+            ServerMessage::Reject { code, retry_after_ms, .. } => {
+                assert_eq!(code.name(), "BUSY");
+                assert!(*retry_after_ms > 0);
+                true
+            }
+            _ => false,
+        });
+        taken
+    }
+
     pub fn online(&mut self, capacity: u16) {
-        self.write(&ClientMessage::Presence { n: 1, availability: Availability::Online, capacity });
-        self.acked(1);
+        self.online_again(1, capacity);
+    }
+
+    /// Presence number `n`.
+    pub fn online_again(&mut self, n: u64, capacity: u16) {
+        self.write(&ClientMessage::Presence { n, availability: Availability::Online, capacity });
+        self.acked(n);
     }
 
     /// Bodies of all messages, oldest first; seqs must be dense over messages and states.

@@ -43,7 +43,11 @@ impl Owner {
             self.inbox.postpone(ask);
             return;
         }
-        if !must && !self.has_room(ask.body.len()) {
+        let room = match ask.want {
+            Want::Send { .. } | Want::Open { .. } => self.has_room_for_body(ask.body.len()),
+            _ => self.has_room(ask.body.len()),
+        };
+        if !must && !room {
             self.reject(ask, Code::Busy, 0);
             return;
         }

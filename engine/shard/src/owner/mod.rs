@@ -28,7 +28,7 @@ use crate::clock::Clock;
 use crate::frames;
 use crate::gate::Gate;
 use crate::index::Index;
-use crate::io::Output;
+use crate::io::{Output, Space};
 use crate::mail::Mail;
 use crate::report::ShardReport;
 use crate::router::Router;
@@ -93,6 +93,10 @@ pub struct Owner {
     events: Vec<Event>,
     record: Vec<u8>,
     ops: Vec<DiskOp>,
+    /// Slots whose first decision after the replay waits for room in the log; nothing else is decided before.
+    unbooted: VecDeque<Slot>,
+    /// Attempts to prepare log space that failed, and whether the last one did: as told to the driver.
+    space_told: (u64, bool),
     released: VecDeque<(Lsn, ringdesk_persist::RecordRef)>,
 }
 
@@ -118,6 +122,8 @@ impl Owner {
             events: Vec::new(),
             record: Vec::new(),
             ops: Vec::new(),
+            unbooted: VecDeque::new(),
+            space_told: (0, false),
             released: VecDeque::new(),
         }
     }
@@ -170,11 +176,13 @@ impl Owner {
 
     /// The rest of a turn after all inputs: ticks, what the gate lets out, and new disk work.
     pub fn finish(&mut self, mail: &mut Mail<'_>) {
+        self.boot_slots();
         self.ticks();
         self.work_inbox();
         self.release(mail);
         self.show_queues(mail);
         self.appender.poll(self.mono_ns, self.clock.now().millis(), &mut self.ops);
+        self.tell_space(mail);
         for op in self.ops.drain(..) {
             mail.output(Output::Disk(op));
         }
@@ -219,6 +227,24 @@ impl Owner {
         report.log = self.appender.stats();
     }
 
+    /// Tells the driver of each attempt that found the disk full, and when there is space again.
+    fn tell_space(&mut self, mail: &mut Mail<'_>) {
+        let (refused, no_space) = self.appender.space();
+        let state = (refused, no_space.is_some());
+        if state != self.space_told {
+            self.space_told = state;
+            mail.output(Output::Space(no_space.map_or(Space::Back, Space::Short)));
+        }
+    }
+
+    /// Whether a client request that logs a body finds room. While the disk is full it leaves a reserve to what carries
+    /// none: receipts, presence, resolving, ticks and notes between shards.
+    fn has_room_for_body(&self, body_bytes: usize) -> bool {
+        let reserve = self.appender.reserve_bytes();
+        let overhead = DECISION_OVERHEAD_BYTES.min(self.reserve());
+        self.has_room(body_bytes) && self.appender.file_room_bytes() >= reserve + overhead + body_bytes
+    }
+
     /// Whether a client request with a body of this size finds room in log and gate.
     fn has_room(&self, body_bytes: usize) -> bool {
         self.gate.has_room() && self.staging_has_room(STAGING_RESERVE_BYTES.min(self.reserve()) + body_bytes)
@@ -226,6 +252,10 @@ impl Owner {
 
     /// Whether a decision finds room beside `extra` bytes.
     fn staging_has_room(&self, extra: usize) -> bool {
+        self.unbooted.is_empty() && self.log_takes(extra)
+    }
+
+    fn log_takes(&self, extra: usize) -> bool {
         self.appender.room_bytes() >= extra + DECISION_OVERHEAD_BYTES.min(self.reserve())
     }
 

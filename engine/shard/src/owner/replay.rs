@@ -199,7 +199,16 @@ impl Owner {
             self.remember_placement(from, to, n, &note);
             self.hold(Effect::Tell { from, to, n, note });
         }
-        for slot in self.desk.slots_to_boot() {
+        self.unbooted = self.desk.slots_to_boot().into_iter().collect();
+        self.boot_slots();
+    }
+
+    /// Goes on with the first decisions as far as the log has room. On a full disk they wait, and so does every other
+    /// decision; what was logged before is served.
+    pub(super) fn boot_slots(&mut self) {
+        while self.log_takes(0)
+            && let Some(slot) = self.unbooted.pop_front()
+        {
             let now = self.clock.stamp();
             let answer = self.desk.decide(now, &Command::Boot { slot }, &mut self.events);
             assert!(answer.is_ok(), "boot of {slot:?}: {answer:?}");

@@ -225,7 +225,7 @@ impl World {
             Output::Pause { conn } => self.paused.push((shard, conn.index)),
             Output::Send { conn, buffer } if self.hold_sends => self.held_sends.push((shard, conn, buffer)),
             Output::Report(report) => self.reported = *report,
-            Output::Drained => {}
+            Output::Drained | Output::Space(_) => {}
             Output::Send { conn, buffer } => {
                 self.received.entry((shard, conn.index)).or_default().extend_from_slice(&buffer);
                 self.inputs[usize::from(shard)].events.push(Input::Sent { conn, buffer });
