@@ -169,6 +169,11 @@ impl Front {
     /// The bytes that leave for a connection now, if any.
     pub(super) fn next_send(&mut self, index: u32) -> Option<Vec<u8>> {
         let connection = self.connections[index as usize].as_deref_mut().expect("an open connection");
+        if let Some(agreed) = connection.deflate()
+            && !connection.outbox.is_empty()
+        {
+            self.deflater.get_or_insert_default().outbox(agreed, &mut connection.outbox);
+        }
         let Some(tls) = &mut connection.tls else {
             if connection.outbox.is_empty() {
                 return None;
