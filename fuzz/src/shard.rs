@@ -99,6 +99,7 @@ impl World {
             heartbeat_s: 30,
             outbox_bytes_max: 64 << 10,
             origins: Vec::new(),
+            websocket_deflate: true,
             agent_names: BTreeMap::from([((1, 7), "Ana".into())]),
             connections_max: 10,
             address_connections_max: 0,

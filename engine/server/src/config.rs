@@ -87,6 +87,8 @@ pub struct Live {
     pub tls: Option<TlsFiles>,
     /// Origins that may open a WebSocket. Empty: only pages of the same host. `*`: any.
     pub origins: Vec<String>,
+    /// Whether to agree to permessage-deflate with clients that offer it.
+    pub websocket_deflate: bool,
     /// Host names, besides loopback names and IP literals, by which the control plane may be called.
     pub hosts: Vec<String>,
     /// WebSocket address told to browsers, when a proxy stands in front. `None`: the host of the request and our port.
@@ -132,6 +134,7 @@ impl Default for Config {
                 connections_per_address_max: 0,
                 tls: None,
                 origins: Vec::new(),
+                websocket_deflate: false,
                 hosts: Vec::new(),
                 websocket_url: None,
                 ticket_lifetime_s: 86_400,
@@ -237,6 +240,7 @@ struct ClientsFile {
     connections_max: Option<u32>,
     connections_per_address_max: Option<u32>,
     origins: Option<Vec<String>>,
+    websocket_deflate: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]
@@ -338,6 +342,7 @@ impl Config {
             (None, Some(_)) => return Err(missing("tls.certificate", "beside `tls.key`")),
         };
         set(&mut self.live.origins, file.clients.origins);
+        set(&mut self.live.websocket_deflate, file.clients.websocket_deflate);
         set(&mut self.live.hosts, file.web.hosts);
         self.live.websocket_url = file.web.websocket_url;
         set(&mut self.live.ticket_lifetime_s, file.tickets.lifetime_s);
@@ -457,7 +462,7 @@ impl Config {
             }
         }
         let (a, b) = (&self.live, &next.live);
-        let live: [(&'static str, bool); 9] = [
+        let live: [(&'static str, bool); 10] = [
             ("clients.heartbeat_s", a.heartbeat_s != b.heartbeat_s),
             ("clients.outbox_kib", a.outbox_bytes_max != b.outbox_bytes_max),
             ("clients.connections_max", a.connections_max != b.connections_max),
@@ -466,6 +471,7 @@ impl Config {
                 a.connections_per_address_max != b.connections_per_address_max,
             ),
             ("clients.origins", a.origins != b.origins),
+            ("clients.websocket_deflate", a.websocket_deflate != b.websocket_deflate),
             ("web.hosts", a.hosts != b.hosts),
             ("web.websocket_url", a.websocket_url != b.websocket_url),
             ("tickets.lifetime_s", a.ticket_lifetime_s != b.ticket_lifetime_s),

@@ -48,6 +48,7 @@ impl Bench {
             heartbeat_s: 30,
             outbox_bytes_max: 64 << 20,
             origins: Vec::new(),
+            websocket_deflate: false,
             agent_names: Default::default(),
             connections_max: 1000,
             address_connections_max: 0,

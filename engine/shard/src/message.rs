@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ringdesk_desk::event::Note;
 use ringdesk_desk::ids::{AgentId, ConversationId, DeviceId, SiteId, Slot};
+use ringdesk_protocol::ws::Deflate;
 
 use crate::ask::OwnedAsk;
 use crate::tls::Tls;
@@ -150,6 +151,8 @@ pub struct HandOver {
     pub transport: Transport,
     /// What the ticket proved.
     pub principal: Principal,
+    /// The compression agreed on its WebSocket.
+    pub deflate: Option<Deflate>,
     /// The device of the HELLO.
     pub device: DeviceId,
     /// Tag of the HELLO, echoed in WELCOME.

@@ -19,6 +19,8 @@ pub struct Settings {
     pub outbox_bytes_max: u32,
     /// Origins that may open a WebSocket. Empty: only same-host origins; `*`: any.
     pub origins: Vec<String>,
+    /// Whether to agree to permessage-deflate with clients that offer it.
+    pub websocket_deflate: bool,
     /// Display names of agents by (site, agent).
     pub agent_names: BTreeMap<(u32, u32), Arc<str>>,
     /// Connections a shard holds at most.

@@ -88,6 +88,7 @@ impl Bench {
             geometry: Geometry::new(LogId(0)),
         };
         let settings = Arc::new(Settings {
+            websocket_deflate: false,
             ticket_key: KEY.to_vec(),
             site_keys: Default::default(),
             heartbeat_s: 30,

@@ -13,7 +13,7 @@ use miniz_oxide::inflate::core::inflate_flags::{
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
 use super::encode;
-use super::head::{Opcode, WsError};
+use super::head::{self, Opcode, WsError};
 
 /// What ends every flushed message and is not sent (RFC 7692 section 7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
@@ -139,6 +139,40 @@ impl Deflater {
         }
     }
 
+    /// Compresses what waits for a client: whole frames of the server, none compressed yet, perhaps after the 101
+    /// response. Each becomes what [`Deflater::message`] would have made of it.
+    pub fn outbox(&mut self, agreed: Deflate, out: &mut Vec<u8>) {
+        // No frame of the server begins with an H: that would be one with reserved bits, not the last of its message.
+        let start = if out.starts_with(b"H") { end_of_response(out) } else { 0 };
+        let frames = |from: usize, out: &[u8]| {
+            let (head, bytes) =
+                head::parse(&out[from..], false, false).ok().flatten().expect("own frames are whole");
+            (head.opcode, from + bytes, from + bytes + head.length as usize)
+        };
+        let mut from = start;
+        while from < out.len() {
+            let (_, payload, end) = frames(from, out);
+            if end - payload >= DEFLATE_BYTES_MIN {
+                break;
+            }
+            from = end;
+        }
+        if from == out.len() {
+            return;
+        }
+        let whole = std::mem::take(out);
+        out.reserve(whole.len());
+        out.extend_from_slice(&whole[..from]);
+        while from < whole.len() {
+            let (opcode, payload, end) = frames(from, &whole);
+            match opcode.is_control() {
+                true => out.extend_from_slice(&whole[from..end]),
+                false => self.message(agreed, opcode, &whole[payload..end], out),
+            }
+            from = end;
+        }
+    }
+
     /// Compresses into the scratch buffer; the length, if it is below that of `payload`. A message longer than the
     /// client's window is left alone unless the window is a whole one: distances would reach beyond it.
     fn shorter(&mut self, agreed: Deflate, payload: &[u8]) -> Option<usize> {
@@ -155,6 +189,11 @@ impl Deflater {
         assert_eq!(self.scratch[length..written], TAIL, "a flush ends with an empty block");
         Some(length)
     }
+}
+
+fn end_of_response(out: &[u8]) -> usize {
+    let end = out.windows(4).position(|window| window == b"\r\n\r\n").expect("own responses are whole");
+    end + 4
 }
 
 impl Default for Deflater {

@@ -117,6 +117,31 @@ fn the_reserved_bit_marks_first_frames_of_messages_only() {
     }
 }
 
+#[test]
+fn an_outbox_is_compressed_frame_by_frame() {
+    let (agreed, mut deflater) = (agreed("permessage-deflate"), Deflater::new());
+    for response in [&b""[..], b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"] {
+        let (mut plain, mut expected) = (response.to_vec(), response.to_vec());
+        for (opcode, size) in
+            [(Opcode::Text, 10), (Opcode::Pong, 125), (Opcode::Binary, 70_000), (Opcode::Text, 300)]
+        {
+            encode::message(opcode, &vec![b'a'; size], &mut plain);
+            match opcode {
+                Opcode::Pong => encode::message(opcode, &vec![b'a'; size], &mut expected),
+                _ => deflater.message(agreed, opcode, &vec![b'a'; size], &mut expected),
+            }
+        }
+        encode::close(1000, "", &mut plain);
+        encode::close(1000, "", &mut expected);
+        deflater.outbox(agreed, &mut plain);
+        assert!(plain.len() < 600 && plain == expected);
+    }
+    let mut small = Vec::new();
+    encode::message(Opcode::Text, b"small", &mut small);
+    deflater.outbox(agreed, &mut small);
+    assert_eq!(small, b"\x81\x05small");
+}
+
 proptest! {
     #[test]
     fn what_is_deflated_inflates_to_the_same(

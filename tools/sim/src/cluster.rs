@@ -169,6 +169,7 @@ fn settings(sizes: &Sizes) -> Settings {
         heartbeat_s: sizes.heartbeat_s,
         outbox_bytes_max: sizes.outbox_bytes,
         origins: Vec::new(),
+        websocket_deflate: false,
         agent_names: BTreeMap::new(),
         connections_max: ENTRIES,
         address_connections_max: 0,

@@ -383,6 +383,7 @@ pub fn settings(
         heartbeat_s: live.heartbeat_s,
         outbox_bytes_max: live.outbox_bytes_max,
         origins: live.origins.clone(),
+        websocket_deflate: live.websocket_deflate,
         agent_names,
         connections_max,
         address_connections_max: live.connections_per_address_max,

@@ -169,7 +169,12 @@ impl Front {
     /// The bytes that leave for a connection now, if any.
     pub(super) fn next_send(&mut self, index: u32) -> Option<Vec<u8>> {
         let spare = self.pool.pop();
-        let connection = self.at(index);
+        let connection = self.connections.get_mut(index)?;
+        if let Some(agreed) = connection.deflate()
+            && !connection.outbox.is_empty()
+        {
+            self.deflater.get_or_insert_default().outbox(agreed, &mut connection.outbox);
+        }
         let waits = connection.outbox.take();
         let Some(tls) = &mut connection.tls else {
             self.pool.extend(spare);

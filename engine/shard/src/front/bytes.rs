@@ -256,7 +256,7 @@ impl Front {
     }
 }
 
-/// The terms of every WebSocket here.
+/// The terms of every WebSocket here, without compression.
 pub(super) const WEBSOCKET: Terms = Terms { message_bytes_max: WS_MESSAGE_BYTES_MAX as u32, deflate: None };
 
 /// A connection as its WebSocket sees it.
@@ -283,7 +283,7 @@ impl Endpoint for Speaker<'_, '_> {
             return Err(UpgradeError::ForeignOrigin);
         }
         self.front.at(self.index).transport = transport;
-        Ok(WEBSOCKET)
+        Ok(Terms { deflate: request.deflate.filter(|_| self.front.settings.websocket_deflate), ..WEBSOCKET })
     }
 
     // Pongs wait in the outbox like everything else: a client that never reads them is not read either.

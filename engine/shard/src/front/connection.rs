@@ -190,6 +190,14 @@ impl Connection {
         self.paused > 0 && self.backlog_bytes() <= cap / 2
     }
 
+    /// The compression agreed on its WebSocket.
+    pub fn deflate(&self) -> Option<ws::Deflate> {
+        match &self.cutter {
+            Cutter::WebSocket(socket) => socket.deflate(),
+            _ => None,
+        }
+    }
+
     /// Bytes that wait or are being sent.
     pub fn backlog_bytes(&self) -> usize {
         self.outbox.len() + self.sending_bytes as usize

@@ -3,7 +3,7 @@
 
 use ringdesk_desk::ids::{ConversationId, DeviceId};
 use ringdesk_protocol::limits::{FRAME_BYTES_MAX, VERSION, negotiate};
-use ringdesk_protocol::ws::Socket;
+use ringdesk_protocol::ws::{Socket, Terms};
 use ringdesk_protocol::{Code, Cursor, Role, ServerMessage};
 
 use super::Front;
@@ -56,6 +56,7 @@ impl Front {
             frames: Vec::new(),
             unread: Vec::new(),
             // Taken along when everything is flushed.
+            deflate: None,
             tls: None,
             address: None,
         };
@@ -91,7 +92,9 @@ impl Front {
     pub fn handed_over(&mut self, id: ConnId, mut state: HandOver, owner: &mut Owner, mail: &mut Mail<'_>) {
         let cutter = match state.transport {
             Transport::Stream => Cutter::Stream(None),
-            Transport::WsBinary | Transport::WsJson => Cutter::WebSocket(Socket::open(WEBSOCKET)),
+            Transport::WsBinary | Transport::WsJson => {
+                Cutter::WebSocket(Socket::open(Terms { deflate: state.deflate, ..WEBSOCKET }))
+            }
         };
         let mut connection = Connection::new(id, state.transport, cutter, self.now_s);
         connection.tls = state.tls.take();

@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ringdesk_protocol::Code;
+use ringdesk_protocol::ws::Deflater;
 
 use crate::ask::{Ask, Want};
 use crate::io::{ConnId, Output};
@@ -80,6 +81,8 @@ pub struct Front {
     slow: u64,
     dirty: Vec<u32>,
     pool: Vec<Vec<u8>>,
+    /// Made when a connection agrees to compression.
+    deflater: Option<Box<Deflater>>,
     /// Decrypted bytes of the input at hand.
     plain: Vec<u8>,
     addresses: Addresses,
@@ -113,6 +116,7 @@ impl Front {
             slow: 0,
             dirty: Vec::new(),
             pool: Vec::new(),
+            deflater: None,
             plain: Vec::new(),
             addresses: Addresses::default(),
             outer: OuterCounts::default(),
@@ -293,6 +297,7 @@ impl Front {
         } else if matches!(connection.phase, Phase::Leaving { .. }) {
             let phase = std::mem::replace(&mut connection.phase, Phase::Gone);
             let (conn, Phase::Leaving { to, mut state }) = (connection.id, phase) else { return };
+            state.deflate = connection.deflate();
             state.tls = connection.tls.take();
             let number = connection.address;
             state.address = self.addresses.of(number);

@@ -51,6 +51,7 @@ pub fn settings() -> Arc<Settings> {
         heartbeat_s: 30,
         outbox_bytes_max: 64 << 10,
         origins: Vec::new(),
+        websocket_deflate: false,
         agent_names: BTreeMap::from([((1, 7), "Ana".into())]),
         connections_max: 1000,
         address_connections_max: 0,

@@ -115,6 +115,7 @@ fn state() -> Box<HandOver> {
         cursors: Vec::new(),
         frames: Vec::new(),
         unread: vec![1, 2],
+        deflate: None,
         tls: None,
         address: None,
     })

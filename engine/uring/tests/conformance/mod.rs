@@ -69,6 +69,7 @@ fn state(unread: Vec<u8>) -> Box<HandOver> {
         cursors: Vec::new(),
         frames: Vec::new(),
         unread,
+        deflate: None,
         tls: None,
         address: None,
     })
