@@ -221,7 +221,7 @@ fn done(op: DiskOp) -> DiskDone {
 
 /// Bounds, bytes per visitor: connection and session; conversation with one device, with its share of its slot; a first
 /// message, which also takes a place in the queue and two notes between slots.
-const CONNECTION_MAX: f64 = 170.0;
+const CONNECTION_MAX: f64 = 190.0;
 const CONVERSATION_MAX: f64 = 235.0;
 const WAITING_MAX: f64 = 100.0;
 
