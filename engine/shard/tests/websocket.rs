@@ -22,12 +22,16 @@ fn world(shards: u16, settings: Settings) -> World {
     world
 }
 
-/// Connects and upgrades with these additional header lines; the response.
-fn upgrade(world: &mut World, lines: &str) -> (Client, String) {
+fn accepted(world: &mut World) -> Client {
     world.next_index += 1;
     let conn = ConnId { index: world.next_index, generation: 1 };
     world.inputs[0].events.push(Input::Accepted { conn, listener: ListenerKind::WEBSOCKET, peer: None });
-    let client = Client { shard: 0, index: conn.index };
+    Client { shard: 0, index: conn.index }
+}
+
+/// Connects and upgrades with these additional header lines; the response.
+fn upgrade(world: &mut World, lines: &str) -> (Client, String) {
+    let client = accepted(world);
     let mut request = Vec::new();
     client::request("chat.example", None, KEY, Subprotocol::Binary, &mut request);
     request.truncate(request.len() - 2);
@@ -174,12 +178,7 @@ fn a_bomb_is_stopped_at_the_bound_of_a_message() {
 #[test]
 fn a_request_for_no_known_subprotocol_is_refused() {
     let mut world = world(1, Settings::clone(&settings()));
-    let (client, _) = {
-        world.next_index += 1;
-        let conn = ConnId { index: world.next_index, generation: 1 };
-        world.inputs[0].events.push(Input::Accepted { conn, listener: ListenerKind::WEBSOCKET, peer: None });
-        (Client { shard: 0, index: conn.index }, ())
-    };
+    let client = accepted(&mut world);
     let mut request = Vec::new();
     client::request("chat.example", None, KEY, Subprotocol::Binary, &mut request);
     let request = String::from_utf8(request).expect("text").replace("ringdesk.v1.bin", "chat");
