@@ -180,8 +180,13 @@ impl Appender {
     /// that admit several records at once.
     #[must_use]
     pub fn room_bytes(&self) -> usize {
-        let staging = self.geometry.staged_bytes_max - self.staged_bytes;
-        if self.failed { 0 } else { staging.min(self.file_room_bytes()) }
+        self.staging_room_bytes().min(self.file_room_bytes())
+    }
+
+    /// Bytes that staging still takes: how far the disk is behind, whatever space it has.
+    #[must_use]
+    pub fn staging_room_bytes(&self) -> usize {
+        if self.failed { 0 } else { self.geometry.staged_bytes_max - self.staged_bytes }
     }
 
     /// Bytes of records that the prepared file space takes beside what is staged, whatever the disk says from now on.

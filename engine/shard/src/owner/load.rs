@@ -19,7 +19,7 @@ impl Owner {
     /// The fullest of log staging, gate and read jobs, in eighths of its bound.
     pub fn load_eighths(&self) -> usize {
         let bound = self.appender.geometry().staged_bytes_max;
-        let staged = (bound - self.appender.room_bytes().min(bound)) * 8 / bound;
+        let staged = (bound - self.appender.staging_room_bytes().min(bound)) * 8 / bound;
         let held = self.gate.len() * 8 / GATE_ENTRIES_MAX;
         let reading = self.reads.jobs() * 8 / JOBS_MAX;
         staged.max(held).max(reading)

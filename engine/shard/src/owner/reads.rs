@@ -217,7 +217,7 @@ impl Owner {
             self.reject(ask, Code::NotFound, 0);
             return;
         }
-        if self.load_eighths() >= SHED_HISTORY || !self.has_room(0) {
+        if self.load_eighths() >= SHED_HISTORY || !self.gate.has_room() {
             self.reject(ask, Code::Busy, 0);
             return;
         }
