@@ -302,6 +302,9 @@ impl Config {
             config.take_file(parse(path, &text)?).map_err(|error| placed(error, path, &text))?;
             // Checked before the command line, so that each value is blamed on where it stands.
             config.check().map_err(|error| placed(error, path, &text))?;
+            // The command line may give the Unix socket its path.
+            config.take_overrides(overrides);
+            config.check_listeners().map_err(|error| placed(error, path, &text))?;
         }
         config.take_overrides(overrides);
         config.check()?;
@@ -372,7 +375,6 @@ impl Config {
         within("clients.outbox_kib", (live.outbox_bytes_max >> 10).into(), 64, 65_536)?;
         within("clients.connections_max", live.connections_max.into(), 1, 100_000_000)?;
         within("tickets.lifetime_s", live.ticket_lifetime_s, 60, TICKET_LIFETIME_S_MAX)?;
-        self.check_listeners()?;
         for origin in &live.origins {
             if let Some(sentence) = wrong_origin(origin) {
                 return Err(ConfigError::Value { key: "clients.origins", sentence, place: None });

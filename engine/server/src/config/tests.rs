@@ -6,7 +6,7 @@ fn load(text: &str) -> Result<Config, ConfigError> {
     let mut config = Config::default();
     let path = Path::new("ringdesk.toml");
     config.take_file(parse(path, text)?).map_err(|error| placed(error, path, text))?;
-    config.check().map_err(|error| placed(error, path, text))?;
+    config.check().and_then(|()| config.check_listeners()).map_err(|error| placed(error, path, text))?;
     Ok(config)
 }
 
@@ -116,4 +116,16 @@ fn the_command_line_wins_over_the_file() {
     let missing = Overrides { file: Some(dir.join("none.toml")), ..Overrides::default() };
     assert!(Config::load(&missing).unwrap_err().to_string().contains("none.toml"));
     std::fs::remove_dir_all(&dir).expect("clean");
+}
+
+#[test]
+fn the_command_line_may_give_a_proxied_socket_its_path() {
+    let file = std::env::temp_dir().join(format!("ringdesk-proxied-{}.toml", std::process::id()));
+    std::fs::write(&file, "[listen]\nproxy_protocol = [\"unix\"]\n").expect("file");
+    let mut overrides = Overrides { file: Some(file.clone()), ..Overrides::default() };
+    let error = Config::load(&overrides).unwrap_err().to_string();
+    assert!(error.contains("`listen.unix` has no address") && error.contains("line 2"), "{error}");
+    overrides.listen_unix = Some(PathBuf::from("/run/socket"));
+    assert_eq!(Config::load(&overrides).expect("good").fixed.proxy_protocol, [ListenerName::Unix]);
+    std::fs::remove_file(&file).expect("clean");
 }
