@@ -5,7 +5,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ringdesk_protocol::ws::{Opcode, Subprotocol, client, encode};
+use ringdesk_protocol::proxy::SIGNATURE;
+use ringdesk_protocol::ws::{Deflate, Deflater, Opcode, Subprotocol, client, encode};
 use serde_json::Value as Json;
 
 fn main() -> io::Result<()> {
@@ -13,6 +14,7 @@ fn main() -> io::Result<()> {
     let vectors = root.join("../protocol/vectors");
     let corpus = Corpus(root.join("corpus"));
     messages(&corpus, &vectors)?;
+    proxy(&corpus)?;
     shard(&corpus, &vectors)?;
     websocket(&corpus, &vectors)?;
     upgrade(&corpus)?;
@@ -84,6 +86,38 @@ fn messages(corpus: &Corpus, folder: &Path) -> io::Result<()> {
     corpus.put("frame", "small_limit", &[&[5, 0, 0, 0, 0, 0], &stream])
 }
 
+/// Headers of every family and command, whole and wrong.
+fn proxy(corpus: &Corpus) -> io::Result<()> {
+    let v4 = [192, 0, 2, 7, 198, 51, 100, 1, 0xC3, 0x50, 0x01, 0xBB];
+    let v6 = [[0x20; 16].as_slice(), &[0x30; 16], &[0xC3, 0x50, 0x01, 0xBB]].concat();
+    let tlv = [0x04, 0, 3, 1, 2, 3];
+    let checksum = [0x03, 0, 4, 0, 0, 0, 0];
+    let headers: &[(&str, u8, u8, Vec<u8>)] = &[
+        ("v4", 0x21, 0x11, v4.to_vec()),
+        ("v6", 0x21, 0x21, v6.clone()),
+        ("unix", 0x21, 0x31, vec![b'/'; 216]),
+        ("unspecified", 0x21, 0x00, Vec::new()),
+        ("local", 0x20, 0x00, Vec::new()),
+        ("local_with_block", 0x20, 0x11, v4.to_vec()),
+        ("tlv", 0x21, 0x11, [&v4[..], &tlv].concat()),
+        ("tlv_cut", 0x21, 0x11, [&v4[..], &tlv[..4]].concat()),
+        ("checksum_wrong", 0x21, 0x11, [&v4[..], &checksum].concat()),
+        ("checksum_twice", 0x21, 0x11, [&v4[..], &checksum, &checksum].concat()),
+        ("too_short", 0x21, 0x21, v4.to_vec()),
+        ("too_long", 0x21, 0x11, vec![0; 521]),
+        ("datagram", 0x21, 0x12, v4.to_vec()),
+        ("command", 0x22, 0x11, v4.to_vec()),
+        ("version", 0x31, 0x11, v4.to_vec()),
+    ];
+    for (name, version_command, family, block) in headers {
+        let length = u16::try_from(block.len()).expect("a short block").to_be_bytes();
+        let header = [&SIGNATURE[..], &[*version_command, *family], &length, block, b"next"].concat();
+        corpus.put("proxy", name, &[&[11, 3, 1, 200], &header])?;
+    }
+    corpus.put("proxy", "version_1", &[&[3, 1, 1, 1], b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 443\r\n"])?;
+    corpus.put("proxy", "no_header", &[&[1, 0, 0, 0], b"GET /ws HTTP/1.1\r\n"])
+}
+
 /// The published client messages, one after the other, from each kind of client over each transport.
 fn shard(corpus: &Corpus, folder: &Path) -> io::Result<()> {
     let sent = vectors(folder, "messages.json")?;
@@ -133,6 +167,14 @@ fn websocket(corpus: &Corpus, folder: &Path) -> io::Result<()> {
     for mode in [1, 3, 5, 7] {
         corpus.put("websocket", &format!("client_{mode}"), &[&[9, 1, 2, 0], &[mode, 4], &MASK, &stream])?;
     }
+    let deflate = Deflate::of_offer("permessage-deflate").expect("an offer");
+    let (mut frame, mut stream) = (Vec::new(), Vec::new());
+    Deflater::new().message(deflate, Opcode::Text, "squeeze ".repeat(40).as_bytes(), &mut frame);
+    encode::masked(Opcode::Text, &frame[2..], [0; 4], &mut stream);
+    stream[0] = frame[0];
+    for (name, mode) in [("compressed", 8), ("compressed_too_long", 10), ("compressed_within", 14)] {
+        corpus.put("websocket", name, &[&[5, 0, 1, 9], &[mode, 0], &MASK, &stream])?;
+    }
     // Text over three fragments, cut inside a character, with a pong between; masks of zero, so it stays legible.
     let none = [0_u8; 4];
     let parts: [&[u8]; 13] = [
@@ -171,6 +213,11 @@ fn upgrade(corpus: &Corpus) -> io::Result<()> {
         ("no_host", "Host: chat.example\r\n", ""),
         ("two_hosts", "Host: chat.example", "Host: a\r\nHost: b"),
         ("no_upgrade", "Upgrade: websocket\r\n", ""),
+        (
+            "deflate",
+            "Host:",
+            "Sec-WebSocket-Extensions: x-y, permessage-deflate; server_max_window_bits=10\r\nHost:",
+        ),
         ("closing", "Connection: Upgrade", "Connection: close"),
         ("tokens", "Connection: Upgrade", "Connection: keep-alive, uPgRaDe"),
         ("version", "Version: 13", "Version: 8"),

@@ -1,6 +1,6 @@
 //! Fuzz targets: each module takes any bytes, gives them to one decoder, and panics if the decoder breaks a promise.
 //!
-//! Order, along the data path: [`frame`], [`message`], [`json`], [`websocket`], [`upgrade`], [`ticket`]; then what is
+//! Order, along the data path: [`proxy`], [`frame`], [`message`], [`json`], [`websocket`], [`upgrade`], [`ticket`]; then what is
 //! read from the disk: [`record`], [`log`]; and at the end all of it together, [`shard`]. A target is a pure function of its input, so an input that fails once
 //! fails always; the runner keeps it, and it becomes a file in `corpus/` and a named test of the crate it concerns.
 //!
@@ -12,6 +12,7 @@ pub mod json;
 pub mod log;
 pub mod message;
 pub mod pieces;
+pub mod proxy;
 pub mod record;
 pub mod shard;
 pub mod ticket;
@@ -23,6 +24,7 @@ pub type Check = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `corpus/`.
 pub const TARGETS: &[(&str, Check)] = &[
+    ("proxy", proxy::check),
     ("frame", frame::check),
     ("message", message::check),
     ("json", json::check),

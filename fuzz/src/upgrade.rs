@@ -48,16 +48,16 @@ fn feed(pieces: Pieces, bytes: &[u8]) -> Result<Option<(Request, usize)>, Upgrad
     Ok(None)
 }
 
-/// The 101 is a whole response for the subprotocol asked for, if any, and nothing of the request gets into its head.
+/// The 101 is a whole response for the subprotocol asked for, and nothing of the request gets into its head.
 fn accepted(request: &Request) {
-    let mut answer = Vec::new();
-    request.response(None, &mut answer);
-    assert!(answer.starts_with(b"HTTP/1.1 101 ") && answer.ends_with(b"\r\n\r\n"));
-    let lines = if request.subprotocol.is_some() { 6 } else { 5 };
-    assert_eq!(answer.windows(2).filter(|pair| pair == b"\r\n").count(), lines, "lines of the answer");
-    if let Some(subprotocol) = request.subprotocol {
+    for deflate in [None, request.deflate] {
+        let mut answer = Vec::new();
+        request.response(deflate, &mut answer);
+        assert!(answer.starts_with(b"HTTP/1.1 101 ") && answer.ends_with(b"\r\n\r\n"));
+        let lines = 5 + usize::from(request.subprotocol.is_some()) + usize::from(deflate.is_some());
+        assert_eq!(answer.windows(2).filter(|pair| pair == b"\r\n").count(), lines, "lines of the answer");
         // Its key is known to the request alone, so a foreign one is refused unless it was the same.
-        let read = client::response(&answer, KEY, subprotocol);
+        let read = client::response(&answer, KEY, request.subprotocol.unwrap_or(Subprotocol::Json));
         assert!(matches!(read, Ok(Some(_)) | Err(ResponseError::NotForUs)), "{read:?}");
     }
     assert!(!request.host.contains(['\r', '\n']));

@@ -1,13 +1,14 @@
 //! `protocol::ws::Decoder`: frames and fragments in both directions, against a plain reading of RFC 6455.
 //!
 //! Input: plan of the pieces (4), mode (1), breaks (1), mask (4), then the stream. Mode: bit 0 clear = the server's
-//! side (masked), set = a client's; the next two bits choose the bound on a message.
+//! side (masked), set = a client's; the next two bits choose the bound on a message; bit 3 agrees to compression on
+//! the server's side.
 
 mod plain;
 
 use std::ops::ControlFlow;
 
-use ringdesk_protocol::ws::{Decoder, Event, Opcode, WsError, encode};
+use ringdesk_protocol::ws::{Decoder, Deflate, Deflater, Event, Opcode, WsError, encode};
 
 use crate::pieces::Pieces;
 
@@ -41,29 +42,30 @@ impl From<Event<'_>> for Said {
 /// What a stream says, and how it failed.
 type Seen = (Vec<Said>, Option<WsError>);
 
-/// Which side reads, and its bound on a message.
+/// Which side reads, on which terms.
 #[derive(Clone, Copy, Debug)]
 struct Side {
     client: bool,
     bound: u32,
+    deflate: Option<Deflate>,
 }
 
 impl Side {
     fn of(mode: u8) -> Self {
         let client = mode & 1 == 1;
-        // The server's bound is part of the format.
-        let server = ringdesk_protocol::limits::WS_MESSAGE_BYTES_MAX as u32;
-        let bound = if client { [10, 200, 70_000, u32::MAX][usize::from(mode >> 1 & 3)] } else { server };
-        Self { client, bound }
+        let bound = [10, 200, 70_000, 144 << 10][usize::from(mode >> 1 & 3)];
+        let offer = Deflate::of_offer("permessage-deflate").expect("an offer without parameters");
+        Self { client, bound, deflate: (mode & 9 == 8).then_some(offer) }
     }
 
     fn decoder(self) -> Decoder {
-        if self.client { Decoder::client(self.bound) } else { Decoder::server(self.bound, None) }
+        if self.client { Decoder::client(self.bound) } else { Decoder::server(self.bound, self.deflate) }
     }
 }
 
-/// Every way of cutting gives the same events and the same error as a plain reading of the standard; no more
-/// memory is held than arrived, none between messages; events written again are read again.
+/// Every way of cutting gives the same events and the same error as a plain reading of the standard, up to the first
+/// compressed message; no event is longer than the bound, no more memory is held than arrived, none between messages;
+/// events written again, compressed or not, are read again.
 ///
 /// # Panics
 /// If not.
@@ -71,11 +73,68 @@ pub fn check(input: &[u8]) {
     let Some((pieces, rest)) = Pieces::take(input) else { return };
     let &[mode, breaks, m0, m1, m2, m3, ref stream @ ..] = rest else { return };
     let side = Side::of(mode);
-    let expected = plain::read(stream, !side.client, u64::from(side.bound));
-    assert_eq!(feed(side, Pieces::WHOLE, 0, stream), expected, "in one piece");
-    assert_eq!(feed(side, Pieces::EACH, 0, stream), expected, "byte by byte");
-    assert_eq!(feed(side, pieces, breaks, stream), expected, "{pieces:?}, breaks {breaks:#010b}");
-    again(side, pieces, [m0, m1, m2, m3], &expected.0);
+    let whole = feed(side, Pieces::WHOLE, 0, stream);
+    let plain = plain::read(stream, !side.client, u64::from(side.bound));
+    if side.deflate.is_some() && plain.1 == Some(WsError::ReservedBits) {
+        assert!(whole.0.starts_with(&plain.0), "{whole:?} instead of {plain:?}");
+    } else {
+        assert_eq!(whole, plain, "in one piece");
+    }
+    assert_eq!(feed(side, Pieces::EACH, 0, stream), whole, "byte by byte");
+    assert_eq!(feed(side, pieces, breaks, stream), whole, "{pieces:?}, breaks {breaks:#010b}");
+    for said in &whole.0 {
+        let length = match said {
+            Said::Text(text) => text.len(),
+            Said::Binary(bytes) => bytes.len(),
+            _ => 0,
+        };
+        assert!(length <= side.bound as usize, "{length} bytes");
+    }
+    again(side, pieces, [m0, m1, m2, m3], &whole.0);
+    if let Some(deflate) = side.deflate {
+        again_compressed(side, pieces, deflate, &whole.0);
+    }
+}
+
+/// Compresses the messages as the shard does, masks them as a client would, and reads them again.
+fn again_compressed(side: Side, pieces: Pieces, deflate: Deflate, said: &[Said]) {
+    let messages = said.iter().filter(|said| matches!(said, Said::Text(_) | Said::Binary(_)));
+    let mut stream = Vec::new();
+    let mut deflater = Deflater::new();
+    let mut expected = Vec::new();
+    for message in messages {
+        // Nothing is compressed that is short, so each message comes several times over.
+        let (opcode, payload, repeated) = match message {
+            Said::Text(text) => {
+                let text = text.repeat((300 / text.len().max(1)).min(300));
+                (Opcode::Text, text.clone().into_bytes(), Said::Text(text))
+            }
+            Said::Binary(bytes) => {
+                let bytes = bytes.repeat((300 / bytes.len().max(1)).min(300));
+                (Opcode::Binary, bytes.clone(), Said::Binary(bytes))
+            }
+            _ => unreachable!("filtered"),
+        };
+        if payload.len() > side.bound as usize {
+            continue;
+        }
+        let mut frame = Vec::new();
+        deflater.message(deflate, opcode, &payload, &mut frame);
+        assert!(
+            frame.len() <= payload.len() + encode::head_bytes(payload.len()),
+            "compressing made it longer"
+        );
+        let head = match frame[1] {
+            126 => 4,
+            127 => 10,
+            _ => 2,
+        };
+        let start = stream.len();
+        encode::masked(opcode, &frame[head..], [1, 2, 3, 4], &mut stream);
+        stream[start] = frame[0];
+        expected.push(repeated);
+    }
+    assert_eq!(feed(side, pieces, 0, &stream), (expected, None), "through compression");
 }
 
 /// Feeds the stream. After event k the visitor breaks off if bit k mod 8 of `breaks` is set.
