@@ -42,7 +42,7 @@ need = command -v $(1) >/dev/null \
 need_toolchain = command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
 .PHONY: help run test check fmt clippy tidy web web-test browser-test build bench autobahn hold storm stalled slowloris limit crash sim long \
-	loom fuzz miri deny package clean tools
+	torture-log loom fuzz miri deny package clean tools
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -145,6 +145,10 @@ sim: tools ## SEEDS=10000 simulated runs under faults
 long: tools ## the property tests of log and desk with many cases (CASES=20000) and long cuts
 	PERSIST_LONG=1 PERSIST_CASES=$(CASES) $(CARGO) test $(LOCKED) --release -p ringdesk-persist
 	RINGDESK_DESK_CASES=$(CASES) $(CARGO) test $(LOCKED) --release -p ringdesk-desk
+
+# Two scans of each case, on all cores.
+torture-log: tools ## every truncation, flipped bit, swapped and misdirected sector of a 64 KiB log: nothing wrong is read
+	PERSIST_LONG=1 $(CARGO) test $(LOCKED) --release -p ringdesk-persist --test torture
 
 loom: tools ## every interleaving of lanes and doorbells, in a build of its own
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(TARGET)/loom $(CARGO) test $(LOCKED) --release -p ringdesk-ring --test loom

@@ -146,6 +146,9 @@ pub enum DamageKind {
     Batch,
     /// Batches that a later batch proves durable are not there.
     Lost,
+    /// The last batch is damaged and something stands in a later segment, so that it may have been torn and cut. Not
+    /// served; its records count as lost.
+    Doubtful,
     /// Damaged sectors behind the last batch: perhaps an acked batch, so not called torn.
     Tail,
     /// A whole batch that does not fit the chain of batches. Not served.
@@ -185,6 +188,9 @@ impl fmt::Display for Damage {
             DamageKind::Generation => write!(f, "the file belongs to another generation")?,
             DamageKind::Batch => write!(f, "sectors of a batch are damaged")?,
             DamageKind::Lost => write!(f, "durable batches are not there")?,
+            DamageKind::Doubtful => {
+                write!(f, "the last batch is damaged, and what would say whether it was cut is lost")?
+            }
             DamageKind::Tail => write!(f, "sectors behind the last batch are damaged")?,
             DamageKind::Stray => write!(f, "a batch does not belong to this log's chain")?,
             DamageKind::Ended => {

@@ -11,7 +11,7 @@ use crate::chain::{self, Held, Relation, State};
 use crate::report::{Damage, DamageKind, LogReport, Resume, Spare, Tail, Torn};
 use crate::sector::{self, Role, SECTOR_BYTES, SECTOR_HEAD, SECTOR_PAYLOAD, Sector};
 use crate::segment::{FORMAT_VERSION, SegmentHead};
-use crate::{Extent, Generations, Link, LogId, Position, Record};
+use crate::{Extent, Generations, Link, LogId, LostRecord, Position, Record};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -400,7 +400,7 @@ impl SegmentScan {
     pub fn finish(mut self, visit: &mut dyn FnMut(Record<'_>)) -> LogReport {
         self.expect(self.plan.end_segment);
         let mut link = self.base;
-        let (mut torn, mut here, mut uncovered, mut sync) = (None, None, false, None);
+        let (mut torn, mut doubtful, mut here, mut uncovered, mut sync) = (None, false, None, false, None);
         let mut last_wall_ms = 0;
         if let Some(held) = &self.held {
             sync = Some(held.start.segment());
@@ -409,17 +409,23 @@ impl SegmentScan {
             uncovered = held.head.records > 0;
             match held.state {
                 State::Whole if held.file_whole => here = Some(held.link.end),
+                State::Damaged if self.perhaps_cut(held) => {
+                    link = chain::named(&held.head);
+                    doubtful = true;
+                }
                 State::Whole | State::Damaged => {}
                 State::Torn => {
                     link = chain::named(&held.head);
                     torn = Some(Torn { from: held.start, to: held.link.end });
                 }
             }
-            if torn.is_none() {
+            if doubtful {
+                self.withhold();
+            } else if torn.is_none() {
                 self.release(visit);
             }
         }
-        let mut gap_damaged = self.disturbed;
+        let mut gap_damaged = self.disturbed || doubtful;
         if let Some(loose) = self.loose {
             if loose.bad {
                 self.report_range(DamageKind::Tail, loose.from, loose.to, 0);
@@ -454,6 +460,27 @@ impl SegmentScan {
         self.damage.sort_by_key(|damage| (damage.segment, damage.from));
         let (damage, batches, records, bytes) = (self.damage, self.batches, self.records, self.bytes);
         LogReport { tail, torn, damage, batches, records, bytes, last_wall_ms }
+    }
+
+    /// Whether the last batch, which is damaged, may be one that a boot cut as torn. After a cut the log goes on in
+    /// another segment; if something stands there, the batch that would say which it was is lost. Its records may
+    /// have been replaced by others under the same number, so they are not served.
+    fn perhaps_cut(&self, last: &Held) -> bool {
+        self.content > Some(last.start.segment()) && self.plan.closed != Some(last.link.end)
+    }
+
+    /// Reports the held batch and all its records as lost.
+    fn withhold(&mut self) {
+        let Some(held) = self.held.take() else { return };
+        let mut lost = Vec::new();
+        let loss = held.show(&mut |Record { reference, slot, slot_epoch, .. }| {
+            lost.push(LostRecord { reference, slot, slot_epoch });
+        });
+        lost.extend(loss.lost);
+        lost.sort_by_key(|lost| lost.reference);
+        self.report_range(DamageKind::Doubtful, held.start, held.link.end, 1);
+        let damage = self.damage.last_mut().expect("just reported");
+        (damage.lost, damage.records_unknown) = (lost, loss.unknown);
     }
 
     fn resume_at(&self, end: Position) -> Resume {

@@ -366,6 +366,81 @@ fn a_record_with_a_bad_payload_sector_is_named_and_the_rest_is_served() {
     assert!(sentence.contains("1 record lost in slot 2"), "{sentence}");
 }
 
+/// Batch 1 is acknowledged. Batch 2, with a record in each of two sectors, is torn: its second sector was never
+/// written. A boot cuts it, and what takes its place in the next segment is acknowledged.
+fn cut_and_replaced() -> (Written, Disk) {
+    let mut written = write(8 << 10, &[vec![10]], false);
+    let (_, report) = scan(&written.files, &written.geometry);
+    let mut disk = Disk { files: written.files.clone(), pending: Vec::new() };
+    let mut appender = Appender::new(written.geometry, report.tail);
+    appender.stage(2, 5, &payload(2, 40)).expect("room");
+    appender.stage(3, 5, &payload(3, 600)).expect("room");
+    appender.poll(0, 0, &mut disk.pending);
+    // What replay read is synced before anything is written.
+    let synced = disk.perform(0);
+    appender.complete(synced).expect("the disk is good");
+    appender.poll(0, 0, &mut disk.pending);
+    let mut sector = 0;
+    disk.crash(&mut || {
+        sector += 1;
+        sector == 1
+    });
+    let (shown, report) = scan(&disk.files, &written.geometry);
+    assert_eq!((shown.len(), report.damage.len()), (1, 0));
+    assert!(report.torn.is_some());
+    written.files = disk.files.clone();
+    let (mut appender, mut now_ns) = (Appender::new(written.geometry, report.tail), 0);
+    appender.stage(2, 5, b"in its place").expect("room");
+    settle(&mut appender, &mut disk, &mut now_ns);
+    (written, disk)
+}
+
+const CUT_BODY: std::ops::Range<usize> = 1536..2048;
+
+#[test]
+fn a_batch_that_was_cut_does_not_come_back_when_what_replaced_it_is_damaged() {
+    let (written, disk) = cut_and_replaced();
+    let mut files = disk.files.clone();
+    files.get_mut(&0).expect("there")[CUT_BODY].copy_from_slice(&UNREADABLE);
+    assert_eq!(scan(&files, &written.geometry).0.len(), 2, "cut for good while its successor says so");
+    // The successors' heads go as well. Record 2 is legible, but was never acknowledged, and another took its number.
+    for sector in [1, 2] {
+        assert!(!blank(&files, 1, sector), "a batch and its mark");
+        files.get_mut(&1).expect("there")[sector * 512 + 40] ^= 4;
+    }
+    let (shown, report) = scan(&files, &written.geometry);
+    assert_eq!(shown, written.records);
+    assert!(covers(&report.damage, 0, 1024) && covers(&report.damage, 1, 512), "{report:?}");
+    let damage = &report.damage[0];
+    assert_eq!((damage.kind, damage.from, damage.to), (DamageKind::Doubtful, 1024, 2048));
+    let slots: Vec<_> = damage.lost.iter().map(|lost| lost.slot).collect();
+    assert_eq!((damage.batches_lost, &slots[..], damage.records_unknown), (1, &[2, 3][..], 0));
+    let sentence = damage.to_string();
+    assert!(sentence.ends_with("cut is lost; 1 batch lost; 2 records lost in slots 2 3"), "{sentence}");
+    story_goes_on(&written, &files);
+}
+
+#[test]
+fn a_damaged_last_batch_is_served_where_nothing_followed_or_the_end_is_known() {
+    let (written, _) = cut_and_replaced();
+    let mut files = written.files.clone();
+    files.get_mut(&0).expect("there")[CUT_BODY].copy_from_slice(&UNREADABLE);
+    let (shown, report) = scan(&files, &written.geometry);
+    assert_eq!(shown.len(), 2, "nothing was written after it: it may have been acknowledged");
+    assert_eq!(report.damage[0].kind, DamageKind::Batch);
+    story_goes_on(&written, &files);
+    // A spare whose header is gone may have held anything, unless EXTENT knows that the log ended before it.
+    files.insert(1, [&UNREADABLE[..], &[0; (8 << 10) - 512]].concat());
+    let end = report.tail.link.end;
+    for (closed, count) in [(None, 1), (Some(end), 2)] {
+        let plan = ringdesk_persist::ScanPlan { closed, ..plan(&written.geometry) };
+        let sources = files.iter().map(|(segment, bytes)| (*segment, Ok(bytes)));
+        let mut records = 0;
+        let report = ringdesk_persist::scan_log(plan, sources, &mut |_| records += 1).expect("in order");
+        assert_eq!(records, count, "{closed:?}: {report:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: support::cases(300), failure_persistence: None, ..ProptestConfig::default() })]
 
