@@ -16,6 +16,9 @@ use crate::{DiskDone, DiskOp, Generations, Geometry, Link, Lsn, OpId, Pages, Pos
 use std::collections::VecDeque;
 use std::fmt;
 
+/// Batches that have a buffer while the disk keeps up: one being written, one taking records.
+const BATCHES_AT_WORK: usize = 2;
+
 /// Appends records to one log. Owned by one shard.
 pub struct Appender {
     geometry: Geometry,
@@ -29,7 +32,7 @@ pub struct Appender {
     open: VecDeque<OpenBatch>,
     in_flight: Option<InFlight>,
     syncing: Syncing,
-    /// Buffers that came back.
+    /// Buffers that came back, the driver's own last: they are taken first.
     pool: Vec<Pages>,
     /// Record bytes staged and not durable.
     staged_bytes: usize,
@@ -168,6 +171,27 @@ impl Appender {
             ops: 0,
             stats: AppenderStats::default(),
         }
+    }
+
+    /// Takes buffers that the driver prepared for writes: the log goes through them again and again, and allocates its own
+    /// only while all of them are taken. From the third on one of them serves the zeros ahead of the tail. Those smaller
+    /// than a batch are dropped.
+    ///
+    /// # Panics
+    /// If the buffer for the zeros holds other bytes.
+    pub fn supply(&mut self, mut pages: Vec<Pages>) {
+        if pages.len() > BATCHES_AT_WORK {
+            pages.pop().into_iter().for_each(|zeros| self.runway.supply(zeros));
+        }
+        pages.into_iter().for_each(|pages| self.put_back(pages));
+    }
+
+    fn put_back(&mut self, pages: Pages) {
+        if pages.capacity() < self.geometry.batch_bytes_max as usize {
+            return;
+        }
+        let at = if pages.number().is_some() { self.pool.len() } else { 0 };
+        self.pool.insert(at, pages);
     }
 
     /// True if [`Appender::stage`] takes a payload of `len` bytes now.
@@ -333,7 +357,7 @@ impl Appender {
     }
 
     fn reclaim(&mut self, batch: OpenBatch) {
-        self.pool.push(batch.into_pages());
+        self.put_back(batch.into_pages());
     }
 
     fn mark_due_ns(&self) -> Option<u64> {
@@ -375,10 +399,8 @@ impl Appender {
     fn complete_append(&mut self, done: DiskDone) -> Result<Flushed, Fatal> {
         let append = self.in_flight.take().expect("an append is in flight");
         self.check("write", append.segment, append.offset, done.result, Some(append.bytes))?;
-        if let Some(pages) = done.pages
-            && pages.capacity() >= self.geometry.batch_bytes_max as usize
-        {
-            self.pool.push(pages);
+        if let Some(pages) = done.pages {
+            self.put_back(pages);
         }
         self.end = Position::new(self.geometry.log, append.segment, append.offset as u32 + append.bytes);
         self.stats.batches += 1;

@@ -14,6 +14,7 @@ pub struct Page([u8; 4096]);
 pub struct Pages {
     pages: Box<[Page]>,
     len: usize,
+    number: Option<u16>,
 }
 
 impl Pages {
@@ -27,7 +28,23 @@ impl Pages {
         let count = bytes.div_ceil(size_of::<Page>());
         // A Box of this size fails only when memory is exhausted, where the allocator would abort anyway.
         let pages = <[Page]>::new_box_zeroed_with_elems(count).expect("memory for a page buffer");
-        Self { pages, len: bytes }
+        Self { pages, len: bytes, number: None }
+    }
+
+    /// [`Pages::zeroed`] that its driver knows by a number: memory the driver prepared for writes. The number stays with
+    /// the memory for as long as the value lives, whatever passes it on.
+    ///
+    /// # Panics
+    /// As [`Pages::zeroed`].
+    #[must_use]
+    pub fn numbered(bytes: usize, number: u16) -> Self {
+        Self { number: Some(number), ..Self::zeroed(bytes) }
+    }
+
+    /// The number that the driver gave it, if it is one of the driver's.
+    #[must_use]
+    pub fn number(&self) -> Option<u16> {
+        self.number
     }
 
     /// Length in bytes, a multiple of 512.
@@ -93,6 +110,14 @@ mod tests {
         assert_eq!(pages.as_bytes().len(), 512);
         pages.set_len(1536);
         assert_eq!(pages.as_bytes()[1535], 7, "set_len moves no bytes");
+    }
+
+    #[test]
+    fn a_number_stays_with_its_memory() {
+        let mut pages = Pages::numbered(8192, 3);
+        pages.set_len(512);
+        assert_eq!((pages.number(), pages.capacity()), (Some(3), 8192));
+        assert_eq!(Pages::zeroed(8192).number(), None);
     }
 
     #[test]

@@ -119,6 +119,15 @@ impl Runway {
         }
     }
 
+    /// A buffer of zeros to fill from, if it is large enough.
+    pub(crate) fn supply(&mut self, mut zeros: Pages) {
+        zeros.set_len(zeros.capacity());
+        assert!(zeros.as_bytes().iter().all(|byte| *byte == 0), "what fills a segment is zeros");
+        if zeros.capacity() >= self.geometry.fill_step_bytes as usize {
+            self.zeros = Some(zeros);
+        }
+    }
+
     pub(crate) fn generations(&self) -> &Generations {
         &self.generations
     }

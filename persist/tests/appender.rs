@@ -4,7 +4,7 @@ mod support;
 
 use ringdesk_persist::{
     Appender, DiskDone, DiskOp, ExtractError, Fatal, Flushed, Full, Generations, Geometry, LogId, Lsn, OpId,
-    RecordRef, Resume, Tail, extract, plan_reads, read_op,
+    Pages, RecordRef, Resume, Tail, extract, plan_reads, read_op,
 };
 use support::{CALLER_OP, Disk, LOG, payload, scan, settle};
 
@@ -63,6 +63,71 @@ fn what_arrives_during_a_write_forms_the_next_batch() {
     assert_eq!(flushed.records.iter().map(|(lsn, _)| lsn.0).collect::<Vec<_>>(), [2, 3, 4, 5]);
     let stats = appender.stats();
     assert_eq!((stats.batches, stats.records, stats.bytes, stats.staged_bytes), (2, 5, 1024, 0));
+}
+
+/// The number of the buffer of each write that is pending.
+fn numbers(disk: &Disk) -> Vec<Option<u16>> {
+    let number = |op: &DiskOp| match op {
+        DiskOp::Write { pages, .. } => Some(pages.number()),
+        _ => None,
+    };
+    disk.pending.iter().filter_map(number).collect()
+}
+
+#[test]
+fn batches_go_through_the_drivers_buffers_before_their_own() {
+    let (mut appender, mut disk) = started(quiet());
+    // Too small for a batch: let go.
+    appender.supply(vec![Pages::numbered(8 << 10, 0), Pages::numbered(4 << 10, 1)]);
+    let large = payload(1, 5000);
+    // One is written, two more are open, and there is one buffer of the driver's.
+    for _ in 0..3 {
+        appender.stage(1, 1, &large).expect("room");
+        appender.poll(0, 0, &mut disk.pending);
+    }
+    let mut used = Vec::new();
+    for n in 1..=3u64 {
+        used.extend(numbers(&disk));
+        let done = disk.perform(0);
+        assert_eq!(appender.complete(done).expect("good").durable, Some(Lsn(n)));
+        appender.poll(0, 0, &mut disk.pending);
+    }
+    assert_eq!(used, [Some(0), None, None]);
+    // Whatever came back last, the driver's is taken first.
+    for n in 4..=6u64 {
+        appender.stage(1, 1, b"small").expect("room");
+        appender.poll(0, 0, &mut disk.pending);
+        assert_eq!(numbers(&disk), [Some(0)], "record {n}");
+        let done = disk.perform(0);
+        appender.complete(done).expect("good");
+    }
+    let (shown, _) = scan(&disk.files, &quiet());
+    assert_eq!(shown.len(), 6);
+}
+
+#[test]
+fn the_third_supplied_buffer_fills_the_space_ahead() {
+    let geometry = Geometry::small(LOG);
+    let (mut appender, mut disk) = (fresh(geometry), Disk::default());
+    appender.supply((0..3).map(|number| Pages::numbered(8 << 10, number)).collect());
+    appender.poll(0, 0, &mut disk.pending);
+    let done = disk.perform(0);
+    appender.complete(done).expect("the segment is there");
+    appender.poll(0, 0, &mut disk.pending);
+    assert_eq!(numbers(&disk), [Some(2)], "zeros");
+    let done = disk.perform(0);
+    appender.complete(done).expect("filled");
+    appender.stage(1, 1, b"one").expect("room");
+    appender.poll(0, 0, &mut disk.pending);
+    assert_eq!(numbers(&disk), [Some(1), Some(2)], "the batch, and more zeros");
+}
+
+#[test]
+#[should_panic(expected = "what fills a segment is zeros")]
+fn a_supplied_buffer_for_zeros_holds_zeros() {
+    let mut dirty = Pages::numbered(8 << 10, 2);
+    dirty.as_bytes_mut()[8191] = 1;
+    fresh(quiet()).supply(vec![Pages::zeroed(8 << 10), Pages::zeroed(8 << 10), dirty]);
 }
 
 #[test]

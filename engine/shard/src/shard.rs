@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use ringdesk_persist::Tail;
+use ringdesk_persist::{Pages, Tail};
 
 use crate::front::Front;
 use crate::io::{Control, Input, Inputs, Now, Output, Outputs};
@@ -51,6 +51,12 @@ impl Shard {
     /// The owner side, for the simulator's oracle and for reports.
     pub fn owner(&self) -> &Owner {
         &self.owner
+    }
+
+    /// Takes buffers that the driver prepared for the log's writes, before the first turn
+    /// ([`ringdesk_persist::Appender::supply`]).
+    pub fn supply(&mut self, pages: Vec<Pages>) {
+        self.owner.supply(pages);
     }
 
     /// One turn. Consumes `inputs.events`, appends to `outputs.events`. After [`Output::Fatal`] nothing more

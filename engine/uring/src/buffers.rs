@@ -126,6 +126,15 @@ impl Buffers {
         }
     }
 
+    /// The number under which the driver knows the memory of a buffer, if it is one that the driver prepared
+    /// ([`Pages::numbered`]).
+    pub fn number(&self, id: BufferId) -> Option<u16> {
+        match &self.place(id).content {
+            Content::Pages(pages) => pages.number(),
+            Content::Bytes(_) | Content::Free => None,
+        }
+    }
+
     /// The kernel's view of a buffer in flight, to read into. Panics if it is at rest.
     pub fn lent_mut(&mut self, id: BufferId) -> &mut [u8] {
         let place = self.place_mut(id);

@@ -11,6 +11,8 @@
 
 use std::sync::Arc;
 
+use ringdesk_persist::Pages;
+
 use crate::buffers::{BufferId, Buffers};
 
 /// `user` of the completion that a [`Op::Wake`] of another shard, or a [`Waker`], causes here. It says nothing but
@@ -190,6 +192,13 @@ pub trait Waker: Send + Sync {
 pub trait Kernel {
     /// Entries of the descriptor table: connections this shard can hold.
     fn entries(&self) -> u32;
+
+    /// Gives out, once and before the first operation, the buffers that this kernel prepared for the log's writes:
+    /// zeroed, [numbered](Pages::numbered), and like any others but that a write out of them costs the kernel less.
+    /// None unless a kernel says otherwise.
+    fn log_pages(&mut self) -> Vec<Pages> {
+        Vec::new()
+    }
 
     /// Queues one operation; its completions carry `user`. Buffers named by the operation are lent
     /// ([`Buffers::lent`], [`Buffers::lent_mut`]) until the last completion. May start at once.

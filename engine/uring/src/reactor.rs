@@ -112,10 +112,10 @@ pub struct Reactor<K, T> {
 
 impl<K: Kernel, T: Turn> Reactor<K, T> {
     /// A reactor for the shard of `port`. `listeners` are the kernel's, in its order; accepts are armed by the first
-    /// turn.
+    /// turn. The turn gets the kernel's buffers for its log.
     pub fn new(
-        kernel: K,
-        turn: T,
+        mut kernel: K,
+        mut turn: T,
         port: Port<ShardMessage>,
         listeners: &[ListenerKind],
         limits: Limits,
@@ -123,6 +123,7 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
         let doorbell = Arc::clone(&port.doorbells[usize::from(port.shard)]);
         let mailbox = Mailbox::new(Arc::clone(&doorbell), kernel.waker());
         let shards = port.to.len();
+        turn.supply(kernel.log_pages());
         Self {
             table: Table::new(port.shard, kernel.entries(), listeners),
             backlogs: (0..shards).map(|_| VecDeque::new()).collect(),

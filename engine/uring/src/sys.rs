@@ -1,7 +1,7 @@
 //! The io_uring shim: carries out what the table describes. No decisions: those are the table's.
 //!
 //! Order of reading: `fleet` (what rings know of each other), `setup` (the ring, its flags and tables, and what may
-//! be missing), `enter` (the one system call of a turn), `provided` (receive buffers), `ring` (one ring), `shim`
+//! be missing), `enter` (the one system call of a turn), `provided` (receive buffers), `registered` (the log's buffers), `ring` (one ring), `shim`
 //! (operations in, completions out, over all rings of the shard), `segments` (open log files).
 //! Apart from these: `sockets`, a ring for load generators.
 //!
@@ -13,6 +13,7 @@ mod enter;
 mod fleet;
 mod inherit;
 mod provided;
+mod registered;
 mod ring;
 mod segments;
 mod setup;

@@ -1,9 +1,16 @@
 //! What the reactor drives: one shard.
 
+use ringdesk_persist::Pages;
 use ringdesk_shard::io::{Inputs, Now, Outputs};
 
 /// One turn of a shard at a time. Implemented by the shard, and by small stand-ins in this crate's own tests.
 pub trait Turn {
+    /// Takes the buffers that the kernel prepared for the log's writes, before the first turn. Who keeps no log lets
+    /// them go.
+    fn supply(&mut self, pages: Vec<Pages>) {
+        drop(pages);
+    }
+
     /// Consumes all of `inputs.events`, appends to `outputs.events`. `inputs.bytes` is valid during the call.
     ///
     /// The reactor calls it when there is an input or the deadline is reached, and not otherwise: whoever wants to
@@ -15,6 +22,10 @@ pub trait Turn {
 }
 
 impl Turn for ringdesk_shard::Shard {
+    fn supply(&mut self, pages: Vec<Pages>) {
+        ringdesk_shard::Shard::supply(self, pages);
+    }
+
     fn step(&mut self, now: Now, inputs: &mut Inputs, outputs: &mut Outputs) {
         ringdesk_shard::Shard::step(self, now, inputs, outputs);
     }

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ringdesk_persist::Pages;
 use ringdesk_uring::buffers::Buffers;
 use ringdesk_uring::kernel::{Completion, Kernel, KernelFailure, Op, WOKEN, Waker, arrival};
 
@@ -574,6 +575,10 @@ impl Waker for NoWaker {
 impl Kernel for SimKernel {
     fn entries(&self) -> u32 {
         ENTRIES
+    }
+
+    fn log_pages(&mut self) -> Vec<Pages> {
+        (0..3).map(|number| Pages::numbered(16 << 10, number)).collect()
     }
 
     fn submit(&mut self, user: u64, op: Op, buffers: &mut Buffers) {

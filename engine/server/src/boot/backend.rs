@@ -114,6 +114,8 @@ fn probe_ring(data: &Path) -> Result<String, Probe> {
     config.submission_entries = 64;
     config.completion_entries = 256;
     config.receive_buffers = 8;
+    // Memory that was locked is free again only some time after the ring is closed.
+    config.log_buffers = 0;
     let ring = SysKernel::open(&config, fleet, Vec::new()).map_err(Probe::Ring)?;
     let disk = if ring.features().direct_io { Durability::Direct } else { Durability::Buffered };
     Ok(format!("io_uring, {}", writes(disk)))

@@ -22,7 +22,7 @@ use ringdesk_desk::command::Command;
 use ringdesk_desk::event::{Event, Note, Status};
 use ringdesk_desk::ids::{ConversationId, Hlc, SiteId, Slot};
 use ringdesk_desk::{Desk, Limits};
-use ringdesk_persist::{Appender, DiskDone, DiskOp, Generations, Geometry, Lsn, Position, Tail};
+use ringdesk_persist::{Appender, DiskDone, DiskOp, Generations, Geometry, Lsn, Pages, Position, Tail};
 
 use crate::clock::Clock;
 use crate::frames;
@@ -152,6 +152,11 @@ impl Owner {
     /// The desk, for reports and tests.
     pub fn desk(&self) -> &Desk {
         &self.desk
+    }
+
+    /// Buffers for the log's writes, before the first turn.
+    pub fn supply(&mut self, pages: Vec<Pages>) {
+        self.appender.supply(pages);
     }
 
     /// Where the log ends: behind its last durable batch.

@@ -44,6 +44,11 @@ impl Fleet {
         }))
     }
 
+    /// Number of shards.
+    pub(super) fn shards(&self) -> usize {
+        self.rings.len()
+    }
+
     /// The ring that wakes a shard, if it is open.
     pub(super) fn ring(&self, shard: u16) -> Option<RawFd> {
         let fd = self.rings[usize::from(shard)].load(Ordering::Acquire);

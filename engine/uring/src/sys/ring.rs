@@ -19,6 +19,7 @@ use io_uring::{IoUring, cqueue};
 
 use super::enter::Gate;
 use super::provided::ProvidedBuffers;
+use super::registered::Registered;
 use super::setup::{self, Features, OpenError, Opened, SysConfig};
 
 /// One ring of a shard. Opened and used by the shard's thread.
@@ -27,6 +28,8 @@ pub(super) struct Ring {
     ring: IoUring,
     gate: Gate,
     provided: Option<ProvidedBuffers>,
+    /// The log's buffers; none on an annex.
+    pub(super) registered: Registered,
     /// First entry of the shard's table that lies here.
     pub(super) base: u32,
     /// Entries of this ring's table.
@@ -48,6 +51,8 @@ impl Ring {
         let provided =
             ProvidedBuffers::new(&ring.submitter(), config.receive_buffers, config.receive_buffer_bytes)
                 .map_err(OpenError::step("register the receive buffers"))?;
+        // Before the restrictions, so that none of them has to allow it.
+        let registered = Registered::open(&ring.submitter(), config, &mut features, &mut notices);
         if let Some(bell) = bell {
             ring.submitter().register_eventfd(bell).map_err(OpenError::step("register an eventfd"))?;
             ring.completion().disable_eventfd();
@@ -61,7 +66,8 @@ impl Ring {
             notices.push("the ring's descriptor cannot be registered: slower without".into());
         }
         let used = Arc::new(AtomicU32::new(0));
-        Ok((Self { ring, gate, provided: Some(provided), base, entries, used, out: 0 }, features, notices))
+        let provided = Some(provided);
+        Ok((Self { ring, gate, provided, registered, base, entries, used, out: 0 }, features, notices))
     }
 
     pub(super) fn descriptor(&self) -> RawFd {

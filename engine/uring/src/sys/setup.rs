@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use io_uring::register::Restriction;
 use io_uring::squeue::Flags;
 use io_uring::{IoUring, opcode};
+use ringdesk_persist::{Geometry, LogId};
 
 /// What a kernel may lack, or a test may take away. All `true` by default.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +29,9 @@ pub struct Features {
     /// The ring takes no operation but those in use (IORING_REGISTER_RESTRICTIONS, 5.10): seccomp does not see what
     /// a ring does, so a ring that could do anything would be a way around it.
     pub restricted: bool,
+    /// The log's writes go out of memory that the ring knows (IORING_REGISTER_BUFFERS, WRITE_FIXED); otherwise the
+    /// kernel pins and unpins the pages of each. Counts against RLIMIT_MEMLOCK.
+    pub registered_buffers: bool,
 }
 
 impl Default for Features {
@@ -41,9 +45,14 @@ impl Default for Features {
             msg_ring_wake: true,
             direct_io: true,
             restricted: true,
+            registered_buffers: true,
         }
     }
 }
+
+/// Registered buffers of a shard's log: one batch that is being written, one that takes records, and the zeros that are
+/// written ahead of both.
+const LOG_BUFFERS: u16 = 3;
 
 /// How to open a ring.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,6 +75,10 @@ pub struct SysConfig {
     pub receive_buffers: u16,
     /// Bytes of each.
     pub receive_buffer_bytes: u32,
+    /// Buffers for the log's writes that are registered, from 0 on.
+    pub log_buffers: u16,
+    /// Bytes of each, a multiple of 4096. A batch of the log needs to fit.
+    pub log_buffer_bytes: u32,
     /// Completions taken per turn.
     pub completions_per_turn: usize,
     /// What may be used.
@@ -80,12 +93,14 @@ impl SysConfig {
             completion_entries: self.completion_entries.min(4096),
             receive_buffers: self.receive_buffers.min(256),
             receive_buffer_bytes: self.receive_buffer_bytes.min(2048),
+            log_buffers: 0,
             ..self.clone()
         }
     }
 
     /// The defaults for a shard with its log below `data`.
     pub fn new(shard: u16, data: PathBuf) -> Self {
+        let log = Geometry::new(LogId(shard));
         Self {
             shard,
             data,
@@ -95,6 +110,8 @@ impl SysConfig {
             completion_entries: 16_384,
             receive_buffers: 512,
             receive_buffer_bytes: 4096,
+            log_buffers: LOG_BUFFERS,
+            log_buffer_bytes: log.batch_bytes_max.max(log.fill_step_bytes),
             completions_per_turn: 1024,
             features: Features::default(),
         }
@@ -247,7 +264,7 @@ fn build(features: Features, sq: u32, cq: u32) -> io::Result<IoUring> {
 }
 
 /// Operations a ring of ours may carry out. What the shim pushes and is not here fails with EACCES.
-const OPERATIONS: [u8; 10] = [
+const OPERATIONS: [u8; 11] = [
     opcode::Accept::CODE,
     opcode::Recv::CODE,
     opcode::Send::CODE,
@@ -257,6 +274,7 @@ const OPERATIONS: [u8; 10] = [
     opcode::MsgRingData::CODE,
     opcode::Read::CODE,
     opcode::Write::CODE,
+    opcode::WriteFixed::CODE,
     opcode::Fsync::CODE,
 ];
 

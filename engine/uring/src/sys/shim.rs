@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 use io_uring::squeue::Flags;
 use io_uring::types::{DestinationSlot, Fd, Fixed, FsyncFlags};
 use io_uring::{cqueue, opcode};
+use ringdesk_persist::Pages;
 
 use super::fleet::{Bell, Fleet, Target};
 use super::provided::{GROUP, Mapping};
+use super::registered;
 use super::ring::Ring;
 use super::segments::{Key, Landed, Segments};
 use super::setup::{Features, OpenError, SysConfig};
@@ -137,6 +139,11 @@ impl SysKernel {
         &self.notices
     }
 
+    /// Writes to the log that went out of registered memory.
+    pub fn registered_writes(&self) -> u64 {
+        self.rings[0].registered.writes()
+    }
+
     fn first(&mut self) -> &mut Ring {
         &mut self.rings[0]
     }
@@ -248,7 +255,7 @@ impl SysKernel {
         let entry = match op {
             Op::Write { offset, buffer, from, len, .. } => {
                 let bytes = &buffers.lent(buffer)[from as usize..][..len as usize];
-                opcode::Write::new(Fd(fd), bytes.as_ptr(), len).offset(offset).build()
+                self.rings[0].registered.write(fd, buffers.number(buffer), bytes, offset)
             }
             Op::Read { offset, buffer, from, len, .. } => {
                 let bytes = &mut buffers.lent_mut(buffer)[from as usize..][..len as usize];
@@ -396,7 +403,13 @@ fn ends_operation(entry: &cqueue::Entry) -> bool {
 
 /// The ring that does everything, and as many annexes as the connections need.
 fn open_rings(config: &SysConfig, fleet: &Fleet) -> Result<(Vec<Ring>, Features, Vec<String>), OpenError> {
-    let (first, features, mut notices) = Ring::open(config, 0, None)?;
+    let mut wanted = config.clone();
+    let mut notices = Vec::new();
+    if config.features.registered_buffers {
+        registered::bound(&mut wanted, fleet.shards(), &mut notices);
+    }
+    let (first, features, of_first) = Ring::open(&wanted, 0, None)?;
+    notices.extend(of_first);
     let each = first.entries;
     let mut rings = vec![first];
     // What the kernel took for the first ring is what the others ask for: no second round of giving up.
@@ -419,6 +432,10 @@ fn open_rings(config: &SysConfig, fleet: &Fleet) -> Result<(Vec<Ring>, Features,
 impl Kernel for SysKernel {
     fn entries(&self) -> u32 {
         self.rings.iter().map(|ring| ring.entries).sum()
+    }
+
+    fn log_pages(&mut self) -> Vec<Pages> {
+        self.first().registered.take()
     }
 
     fn submit(&mut self, user: u64, op: Op, buffers: &mut Buffers) {

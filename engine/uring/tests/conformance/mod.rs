@@ -37,6 +37,8 @@ pub struct Echo {
     peers: BTreeMap<ConnId, Peer>,
     asking: Option<ConnId>,
     disk: Option<ConnId>,
+    /// The kernel's buffers for writes.
+    pages: Vec<Pages>,
 }
 
 #[derive(Default)]
@@ -151,11 +153,15 @@ impl Echo {
         let (log, segment, offset) = (LOG, 1, 4096);
         let next = match done.op.0 {
             1 => {
-                let mut pages = Pages::zeroed(8192);
+                let mut pages = self.pages.pop().unwrap_or_else(|| Pages::zeroed(8192));
+                pages.set_len(8192);
                 pages.as_bytes_mut().fill(PATTERN);
                 DiskOp::Write { op: OpId(2), log, segment, offset, pages }
             }
-            2 => DiskOp::Sync { op: OpId(3), log, segment },
+            2 => {
+                self.pages.extend(done.pages);
+                DiskOp::Sync { op: OpId(3), log, segment }
+            }
             3 => DiskOp::Read { op: OpId(4), log, segment, offset, pages: Pages::zeroed(8192) },
             _ => {
                 let pages = done.pages.expect("the buffer comes back");
@@ -169,6 +175,10 @@ impl Echo {
 }
 
 impl Turn for Echo {
+    fn supply(&mut self, pages: Vec<Pages>) {
+        self.pages = pages;
+    }
+
     fn step(&mut self, _now: Now, inputs: &mut Inputs, outputs: &mut Outputs) {
         let arena = std::mem::take(&mut inputs.bytes);
         for event in inputs.events.drain(..) {
@@ -235,7 +245,7 @@ pub struct Pair<F> {
 }
 
 /// A fresh folder for a test's logs.
-fn folder(name: &str) -> PathBuf {
+pub fn folder(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&path);
     std::fs::create_dir_all(&path).expect("a folder");
