@@ -2,12 +2,14 @@
 
 use std::ops::{Deref, DerefMut};
 
+use ringdesk_desk::ids::ConversationId;
 use ringdesk_protocol::ws::{self, Opcode, Socket};
 use ringdesk_protocol::{Carry, Code, ServerMessage};
 
 use super::address::AddressNumber;
 use super::admit::Preamble;
 use super::session::{Session, Sessions};
+use super::waiting::Waiting;
 use crate::io::ConnId;
 use crate::message::{HandOver, SessionRef, Transport};
 use crate::tls::Tls;
@@ -122,8 +124,8 @@ pub struct Connection {
     pub closing: bool,
     /// When it was last heard, or accepted: seconds of the monotonic clock, good for 136 years.
     pub heard_s: u32,
-    /// Number of paused subscriptions.
-    pub paused: u32,
+    /// Paused subscriptions, by channel.
+    pub paused: Waiting<(u32, ConversationId)>,
     /// Number of subscriptions that asked and were not answered yet.
     pub asking: u8,
     /// Number of HISTORY requests not answered yet.
@@ -159,7 +161,7 @@ impl Connection {
             dirty: false,
             closing: false,
             heard_s: now_s,
-            paused: 0,
+            paused: Waiting::default(),
             asking: 0,
             pages_out: 0,
             asked: 0,
@@ -187,7 +189,7 @@ impl Connection {
 
     /// Whether a paused subscription may read on: the client keeps up, and not all turns are taken.
     pub fn may_resume(&self, cap: usize) -> bool {
-        self.paused > 0 && self.backlog_bytes() <= cap / 2
+        !self.paused.is_empty() && self.backlog_bytes() <= cap / 2
     }
 
     /// The compression agreed on its WebSocket.

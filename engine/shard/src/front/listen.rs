@@ -96,7 +96,7 @@ impl Front {
         let connection = self.at(index);
         let wait = connection.asking >= ASKING_MAX;
         if wait {
-            connection.paused += 1;
+            connection.paused.add((channel, conversation));
         } else {
             connection.asking += 1;
         }
@@ -140,7 +140,7 @@ impl Front {
         assert!(seq == listen.last() + 1, "{conversation:?}: item {seq} pushed after {}", listen.last());
         if slow {
             listen.flow = Flow::Paused;
-            connection.paused += 1;
+            connection.paused.add((to.channel, conversation));
             self.slow += 1;
             self.look_soon(to.index);
             self.ask_for(to.index, to.channel, Want::Unsubscribe { conversation }, owner, mail);
@@ -164,6 +164,7 @@ impl Front {
         let Some(session) = connection.session_mut(to.channel) else { return };
         if upto == NO_SUCH {
             session.listens.remove(conversation);
+            connection.paused.remove((to.channel, conversation));
             self.resume_if_fast(to.index, owner, mail);
             return;
         }
@@ -201,7 +202,7 @@ impl Front {
         let listen = connection.session_mut(to.channel).and_then(|session| session.listen_mut(conversation));
         if let Some(listen) = listen {
             listen.flow = Flow::Paused;
-            connection.paused += 1;
+            connection.paused.add((to.channel, conversation));
             self.slow += 1;
             self.look_soon(to.index);
         }
@@ -230,6 +231,7 @@ impl Front {
         }
         session.listens.push(Listen::asking(conversation, last, from_tail));
         if let Some(oldest) = oldest {
+            self.at(to.index).paused.remove((to.channel, oldest.conversation));
             let want = Want::Unsubscribe { conversation: oldest.conversation };
             self.ask_for(to.index, to.channel, want, owner, mail);
         }
@@ -238,23 +240,17 @@ impl Front {
 
     /// The client has drained: its paused subscriptions read on from the log, as many at a time as may.
     pub(super) fn resume_paused(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
-        let connection = self.at(index);
-        let turns = ASKING_MAX.saturating_sub(connection.asking) as usize;
-        let Some(ready) = connection.ready_mut() else { return };
-        let resumed: Vec<_> = ready
-            .sessions
-            .iter()
-            .flat_map(|(channel, session)| {
-                session.listens.as_slice().iter().map(move |listen| (channel, *listen))
-            })
-            .filter(|(_, listen)| listen.flow == Flow::Paused)
-            .take(turns)
-            .collect();
-        for (channel, listen) in resumed {
+        loop {
             let connection = self.at(index);
-            connection.paused = connection.paused.saturating_sub(1);
+            if connection.asking >= ASKING_MAX {
+                return;
+            }
+            let Some((channel, conversation)) = connection.paused.take() else { return };
+            let listen = connection.session_mut(channel).and_then(|session| session.listen_mut(conversation));
+            let listen = listen.expect("who ends waits no more");
+            assert!(listen.flow == Flow::Paused, "{conversation:?} waits and is {:?}", listen.flow);
             let after = if listen.from_tail { FROM_TAIL } else { listen.last() };
-            self.ask_items((index, channel), listen.conversation, after, true, owner, mail);
+            self.ask_items((index, channel), conversation, after, true, owner, mail);
         }
     }
 
@@ -275,6 +271,7 @@ impl Front {
         let Some(session) = ready.sessions.get_mut(channel) else { return };
         let is_agent = session.agent != 0;
         for listen in std::mem::take(&mut session.listens).as_slice() {
+            self.at(index).paused.remove((channel, listen.conversation));
             let want = Want::Unsubscribe { conversation: listen.conversation };
             self.ask_for(index, channel, want, owner, mail);
         }

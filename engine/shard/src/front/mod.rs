@@ -16,6 +16,7 @@ mod hello;
 mod listen;
 mod session;
 mod sweep;
+mod waiting;
 mod wheel;
 
 use std::collections::BTreeMap;
