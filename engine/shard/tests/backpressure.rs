@@ -46,6 +46,34 @@ fn a_client_that_never_reads_is_not_read_and_gets_everything_later() {
     assert!(world.paused.is_empty(), "it is read again");
 }
 
+/// What is pushed to a client that does not take it stays below the cap, however large the messages, while it falls
+/// behind and while it is served from the log.
+#[test]
+fn large_messages_for_a_slow_reader_stay_below_its_cap() {
+    let mut world = World::new(1);
+    let writer = world.visitor(0, "v-1", 11, &[]);
+    let conversation = world.open(writer, 1);
+    let reader = world.visitor(0, "v-1", 12, &[Cursor::new(conversation, 1, 0)]);
+    world.heard(reader);
+    let (cap, body) = (64 << 10, "x".repeat(25_000));
+    world.hold_sends = true;
+    for n in 1..=12u64 {
+        world.post(writer, &send(conversation, n, 0, &body), n as u32);
+        world.settle();
+        world.release_sends_of(writer);
+        assert!(world.backlog(0) <= cap, "{} bytes wait after {n}", world.backlog(0));
+    }
+    for _ in 0..12 {
+        world.release_sends_of(reader);
+        assert!(world.backlog(0) <= cap, "{} bytes wait", world.backlog(0));
+    }
+    world.hold_sends = false;
+    world.release_sends();
+    let heard = world.heard(reader);
+    let seen = heard.iter().filter(|text| text.starts_with("deliver")).count();
+    assert_eq!(seen, 12, "{:?}", heard.iter().map(|text| &text[..12.min(text.len())]).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_full_lane_stops_who_fills_it_until_it_has_room() {
     let mut world = World::new(2);

@@ -3,9 +3,9 @@
 
 use ringdesk_desk::ids::ConversationId;
 
+use super::Front;
 use super::backpressure::is_counted;
 use super::session::{Flow, Listen};
-use super::{ASKING_MAX, Front};
 use crate::ask::{FROM_TAIL, Want};
 use crate::io::ConnId;
 use crate::mail::Mail;
@@ -52,7 +52,7 @@ impl Front {
     /// receipt its subscription is paused, because it is told all receipts when it goes live again. Answers always
     /// go.
     fn aside(&mut self, to: SessionRef, frame: &[u8], owner: &mut Owner, mail: &mut Mail<'_>) {
-        let slow = self.is_slow(to);
+        let slow = self.is_slow(to, frame.len());
         let Some(connection) = self.by_ref(to) else { return };
         if answers(frame) {
             connection.answered(to.channel);
@@ -93,8 +93,9 @@ impl Front {
         owner: &mut Owner,
         mail: &mut Mail<'_>,
     ) {
+        let cap = self.settings.outbox_bytes_max as usize;
         let connection = self.at(index);
-        let wait = connection.asking >= ASKING_MAX;
+        let wait = !connection.may_ask(cap);
         if wait {
             connection.paused.add((channel, conversation));
         } else {
@@ -112,9 +113,9 @@ impl Front {
         }
     }
 
-    fn is_slow(&mut self, to: SessionRef) -> bool {
+    fn is_slow(&mut self, to: SessionRef, bytes: usize) -> bool {
         let cap = self.settings.outbox_bytes_max as usize;
-        self.by_ref(to).is_some_and(|connection| connection.backlog_bytes() >= cap)
+        self.by_ref(to).is_some_and(|connection| connection.is_slow(bytes, cap))
     }
 
     fn item(
@@ -126,7 +127,7 @@ impl Front {
         owner: &mut Owner,
         mail: &mut Mail<'_>,
     ) {
-        let slow = self.is_slow(to);
+        let slow = self.is_slow(to, frame.len());
         let Some(connection) = self.by_ref(to) else { return };
         let Some(listen) =
             connection.session_mut(to.channel).and_then(|session| session.listen_mut(conversation))
@@ -161,17 +162,17 @@ impl Front {
     ) {
         let Some(connection) = self.by_ref(to) else { return };
         connection.asking = connection.asking.saturating_sub(1);
-        let Some(session) = connection.session_mut(to.channel) else { return };
+        let Some(session) = connection.session_mut(to.channel) else {
+            return self.resume_if_fast(to.index, owner, mail);
+        };
         if upto == NO_SUCH {
             session.listens.remove(conversation);
             connection.paused.remove((to.channel, conversation));
             self.resume_if_fast(to.index, owner, mail);
             return;
         }
-        let Some(listen) = session.listen_mut(conversation) else { return };
-        if listen.flow != Flow::Asking {
-            return;
-        }
+        let listen = session.listen_mut(conversation).filter(|listen| listen.flow == Flow::Asking);
+        let Some(listen) = listen else { return self.resume_if_fast(to.index, owner, mail) };
         listen.reach(upto);
         listen.from_tail = false;
         listen.flow = if live { Flow::Live } else { Flow::Asking };
@@ -179,7 +180,7 @@ impl Front {
             self.put(to, frames);
         }
         // More to read: at once if the client keeps up, otherwise when it has drained.
-        if !live && (frames.is_empty() || self.is_slow(to)) {
+        if !live && (frames.is_empty() || self.is_slow(to, 0)) {
             self.pause(to, conversation);
         } else if !live {
             self.ask_items((to.index, to.channel), conversation, upto, false, owner, mail);
@@ -240,9 +241,10 @@ impl Front {
 
     /// The client has drained: its paused subscriptions read on from the log, as many at a time as may.
     pub(super) fn resume_paused(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
+        let cap = self.settings.outbox_bytes_max as usize;
         loop {
             let connection = self.at(index);
-            if connection.asking >= ASKING_MAX {
+            if !connection.may_ask(cap) {
                 return;
             }
             let Some((channel, conversation)) = connection.paused.take() else { return };
