@@ -186,6 +186,27 @@ fn listen_on(key: &'static str, endpoint: &Endpoint, shards: usize) -> Result<li
         .map_err(|error| address_error(key, &error))
 }
 
+/// `clients.send_buffer_kib`; 0 leaves it to the kernel.
+fn bound_send_buffers(
+    key: &'static str,
+    listening: &listen::Listening,
+    bytes: usize,
+) -> Result<(), BootError> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    let agreed = listening.bound_send_buffers(bytes).map_err(|error| address_error(key, &error))?;
+    if agreed < bytes {
+        say!(
+            Warn,
+            "{key}: send buffers of {} KiB are all that net.core.wmem_max allows of clients.send_buffer_kib = {}",
+            agreed >> 10,
+            bytes >> 10
+        );
+    }
+    Ok(())
+}
+
 /// Tries again for [`ADDRESS_WAIT`] while an address is in use: the kernel takes the ring of a killed process down
 /// behind its exit, and the ring holds the listeners.
 fn patiently<T, E>(open: impl Fn() -> Result<T, E>, kind: impl Fn(&E) -> io::ErrorKind) -> Result<T, E> {
@@ -318,6 +339,7 @@ fn start_shards(
     let mut sockets: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
     for (_, key, endpoint) in &booted.endpoints {
         let listening = listen_on(key, endpoint, count)?;
+        bound_send_buffers(key, &listening, fixed.send_buffer_bytes as usize)?;
         sockets.iter_mut().zip(listening.sockets).for_each(|(of_shard, socket)| of_shard.push(socket));
     }
     let of_one = connections_of_one(&booted.config.live, count)

@@ -70,6 +70,8 @@ pub struct Fixed {
     pub spin_us: u32,
     /// How long an agent may be gone before its conversations return to the queue, seconds.
     pub grace_s: u32,
+    /// What the kernel may hold of what the client of one TCP connection has not taken, bytes; 0: as it thinks best.
+    pub send_buffer_bytes: u32,
 }
 
 /// What a reload replaces.
@@ -126,6 +128,7 @@ impl Default for Config {
                 segment_bytes: 64 << 20,
                 spin_us: 20,
                 grace_s: 30,
+                send_buffer_bytes: 256 << 10,
             },
             live: Live {
                 heartbeat_s: 25,
@@ -237,6 +240,7 @@ struct TlsFile {
 struct ClientsFile {
     heartbeat_s: Option<u16>,
     outbox_kib: Option<u32>,
+    send_buffer_kib: Option<u32>,
     connections_max: Option<u32>,
     connections_per_address_max: Option<u32>,
     origins: Option<Vec<String>>,
@@ -336,6 +340,8 @@ impl Config {
         set(&mut self.fixed.segment_bytes, file.log.segment_mib.map(|mib| u64::from(mib) << 20));
         set(&mut self.live.heartbeat_s, file.clients.heartbeat_s);
         set(&mut self.live.outbox_bytes_max, file.clients.outbox_kib.map(|kib| kib.saturating_mul(1024)));
+        let send_buffer_bytes = file.clients.send_buffer_kib.map(|kib| kib.saturating_mul(1024));
+        set(&mut self.fixed.send_buffer_bytes, send_buffer_bytes);
         set(&mut self.live.connections_max, file.clients.connections_max);
         set(&mut self.live.connections_per_address_max, file.clients.connections_per_address_max);
         self.live.tls = match (file.tls.certificate, file.tls.key) {
@@ -378,6 +384,9 @@ impl Config {
         within("agents.grace_s", fixed.grace_s.into(), 1, 86_400)?;
         within("clients.heartbeat_s", live.heartbeat_s.into(), 1, 600)?;
         within("clients.outbox_kib", (live.outbox_bytes_max >> 10).into(), 64, 65_536)?;
+        if fixed.send_buffer_bytes != 0 {
+            within("clients.send_buffer_kib", (fixed.send_buffer_bytes >> 10).into(), 16, 65_536)?;
+        }
         within("clients.connections_max", live.connections_max.into(), 1, 100_000_000)?;
         within("tickets.lifetime_s", live.ticket_lifetime_s, 60, TICKET_LIFETIME_S_MAX)?;
         for origin in &live.origins {
@@ -429,7 +438,7 @@ impl Config {
     pub fn reload(&mut self, next: Self) -> Reloaded {
         let mut done = Reloaded::default();
         let (a, b) = (&self.fixed, &next.fixed);
-        let fixed: [(&'static str, bool, String); 13] = [
+        let fixed: [(&'static str, bool, String); 14] = [
             ("data", a.data != b.data, a.data.display().to_string()),
             ("shards", a.shards != b.shards, a.shards.to_string()),
             ("backend", a.backend != b.backend, a.backend.name().to_string()),
@@ -455,6 +464,11 @@ impl Config {
             ("log.segment_mib", a.segment_bytes != b.segment_bytes, (a.segment_bytes >> 20).to_string()),
             ("listen.spin_us", a.spin_us != b.spin_us, a.spin_us.to_string()),
             ("agents.grace_s", a.grace_s != b.grace_s, a.grace_s.to_string()),
+            (
+                "clients.send_buffer_kib",
+                a.send_buffer_bytes != b.send_buffer_bytes,
+                (a.send_buffer_bytes >> 10).to_string(),
+            ),
         ];
         for (key, differs, old) in fixed {
             if differs {

@@ -6,6 +6,22 @@ use ringdesk_protocol::{ClientMessage, Code, Cursor, Role};
 use ringdesk_shard::router::Router;
 use world::{Client, World, send, ticket};
 
+/// A gateway's connection after HELLO.
+fn gateway(world: &mut World) -> Client {
+    let gateway = world.connect(0);
+    let ticket = ticket("gateway", "line", 0);
+    let hello = ClientMessage::Hello {
+        version_min: 1,
+        version_max: 1,
+        role: Role::Gateway,
+        device: 1,
+        ticket: &ticket,
+        cursors: &[],
+    };
+    world.say(gateway, &hello, 1);
+    gateway
+}
+
 /// A client that asks and never reads is not read itself: what waits for it stays near the cap, whatever it sends.
 #[test]
 fn a_client_that_never_reads_is_not_read_and_gets_everything_later() {
@@ -28,6 +44,34 @@ fn a_client_that_never_reads_is_not_read_and_gets_everything_later() {
     assert_eq!(heard.iter().filter(|text| *text == "pong").count(), 20_000);
     assert!(heard.contains(&"ack#30000 seq=1 n=1".to_owned()), "{:?}", &heard[19_990..]);
     assert!(world.paused.is_empty(), "it is read again");
+}
+
+/// What is pushed to a client that does not take it stays below the cap, however large the messages, while it falls
+/// behind and while it is served from the log.
+#[test]
+fn large_messages_for_a_slow_reader_stay_below_its_cap() {
+    let mut world = World::new(1);
+    let writer = world.visitor(0, "v-1", 11, &[]);
+    let conversation = world.open(writer, 1);
+    let reader = world.visitor(0, "v-1", 12, &[Cursor::new(conversation, 1, 0)]);
+    world.heard(reader);
+    let (cap, body) = (64 << 10, "x".repeat(25_000));
+    world.hold_sends = true;
+    for n in 1..=12u64 {
+        world.post(writer, &send(conversation, n, 0, &body), n as u32);
+        world.settle();
+        world.release_sends_of(writer);
+        assert!(world.backlog(0) <= cap, "{} bytes wait after {n}", world.backlog(0));
+    }
+    for _ in 0..12 {
+        world.release_sends_of(reader);
+        assert!(world.backlog(0) <= cap, "{} bytes wait", world.backlog(0));
+    }
+    world.hold_sends = false;
+    world.release_sends();
+    let heard = world.heard(reader);
+    let seen = heard.iter().filter(|text| text.starts_with("deliver")).count();
+    assert_eq!(seen, 12, "{:?}", heard.iter().map(|text| &text[..12.min(text.len())]).collect::<Vec<_>>());
 }
 
 #[test]
@@ -60,17 +104,7 @@ fn a_full_lane_stops_who_fills_it_until_it_has_room() {
 #[test]
 fn a_noisy_visitor_of_a_gateway_spends_its_own_credit_only() {
     let mut world = World::new(1);
-    let gateway = world.connect(0);
-    let ticket = ticket("gateway", "line", 0);
-    let hello = ClientMessage::Hello {
-        version_min: 1,
-        version_max: 1,
-        role: Role::Gateway,
-        device: 1,
-        ticket: &ticket,
-        cursors: &[],
-    };
-    world.say(gateway, &hello, 1);
+    let gateway = gateway(&mut world);
     let mut conversations = Vec::new();
     for (channel, visitor) in [(1, "noisy"), (2, "calm")] {
         world.say(gateway, &ClientMessage::Bind { channel, visitor, device: 5, cursors: &[] }, 2);
@@ -92,6 +126,49 @@ fn a_noisy_visitor_of_a_gateway_spends_its_own_credit_only() {
     assert_eq!(count("reject#1"), 16, "{heard:?}");
     assert_eq!(count("ack#"), 64 + 1);
     assert!(heard.contains(&"ack#999 seq=1 n=1".to_owned()));
+}
+
+#[test]
+fn a_gateway_that_comes_back_reads_every_cold_subscription_and_those_unbound_meanwhile_wait_no_more() {
+    const VISITORS: u32 = 64;
+    let mut world = World::new(1);
+    let first = gateway(&mut world);
+    let mut conversations = Vec::new();
+    for channel in 1..=VISITORS {
+        let visitor = format!("v-{channel}");
+        world.say(first, &ClientMessage::Bind { channel, visitor: &visitor, device: 5, cursors: &[] }, 2);
+        world.heard(first);
+        world.say_on(first, channel, &ClientMessage::Open { n: 1, topic: "" }, 3);
+        let conversation = world.acked(first)[0].1;
+        world.say_on(first, channel, &send(conversation, 1, 0, "hello"), 4);
+        conversations.push(conversation);
+    }
+    let back = gateway(&mut world);
+    world.heard(back);
+    world.hold_reads = true;
+    for (channel, conversation) in (1..).zip(&conversations) {
+        let (visitor, cursors) = (format!("v-{channel}"), [Cursor::new(*conversation, 1, 0)]);
+        world.post(
+            back,
+            &ClientMessage::Bind { channel, visitor: &visitor, device: 5, cursors: &cursors },
+            2,
+        );
+    }
+    world.settle();
+    // All but the first four wait for their turn; every fourth of them goes, and comes back without a cursor.
+    let unbound: Vec<u32> = (5..=VISITORS).step_by(4).collect();
+    for &channel in &unbound {
+        world.post(back, &ClientMessage::Unbind { channel }, 3);
+        let visitor = format!("v-{channel}");
+        world.post(back, &ClientMessage::Bind { channel, visitor: &visitor, device: 5, cursors: &[] }, 4);
+    }
+    world.settle();
+    world.hold_reads = false;
+    world.release_reads();
+    world.settle();
+    let heard = world.heard(back);
+    let items = heard.iter().filter(|text| text.ends_with(": hello")).count();
+    assert_eq!(items, VISITORS as usize - unbound.len(), "{heard:?}");
 }
 
 #[test]

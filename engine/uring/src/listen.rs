@@ -66,6 +66,30 @@ pub struct Listening {
     pub sockets: Vec<OwnedFd>,
 }
 
+impl Listening {
+    /// Bounds what the kernel holds of what a connection's client has not taken, its own bookkeeping included, for all that
+    /// are accepted from now on: on Linux they inherit it from the listener, and their buffers grow no further. Gives the
+    /// bytes the kernel agreed to, less than asked for above `net.core.wmem_max`. Nothing to do on a Unix socket, whose
+    /// connections begin with `net.core.wmem_default` and never grow.
+    ///
+    /// SO_SNDBUF and not TCP_NOTSENT_LOWAT: the latter leaves out what is sent and not confirmed, which a client that
+    /// vanishes leaves behind.
+    ///
+    /// # Errors
+    /// The kernel's, when the option is refused.
+    pub fn bound_send_buffers(&self, bytes: usize) -> io::Result<usize> {
+        let mut agreed = bytes;
+        if let Endpoint::Tcp(_) = self.endpoint {
+            for socket in &self.sockets {
+                // The kernel doubles what it is told, for its bookkeeping (socket(7)).
+                sockopt::set_socket_send_buffer_size(socket, bytes / 2)?;
+                agreed = agreed.min(sockopt::socket_send_buffer_size(socket)?);
+            }
+        }
+        Ok(agreed)
+    }
+}
+
 /// Opens an endpoint for `shards` shards (at least 1). Accepted TCP connections have TCP_NODELAY: on Linux they
 /// inherit it from the listener.
 pub fn open(endpoint: &Endpoint, shards: usize) -> Result<Listening, ListenError> {
@@ -177,6 +201,18 @@ mod tests {
         assert_eq!(first.sockets.len(), 2);
         let error = open(&first.endpoint, 1).expect_err("the first instance listens");
         assert!(error.to_string().ends_with("is in use by another program"), "{error}");
+    }
+
+    #[test]
+    fn accepted_connections_inherit_the_bound_of_the_send_buffer() {
+        let listening = open(&Endpoint::Tcp(loopback(0)), 1).expect("a free port");
+        assert_eq!(listening.bound_send_buffers(64 << 10).expect("set"), 64 << 10);
+        let Endpoint::Tcp(address) = listening.endpoint else { panic!("it was TCP") };
+        let _client = std::net::TcpStream::connect(address).expect("somebody listens");
+        let accepted = rustix::net::accept(&listening.sockets[0]).expect("it waits");
+        assert_eq!(sockopt::socket_send_buffer_size(&accepted).expect("known"), 64 << 10);
+        let agreed = listening.bound_send_buffers(1 << 40 >> 10).expect("set");
+        assert!(agreed < 1 << 30, "the kernel's own bound holds: {agreed}");
     }
 
     #[test]

@@ -2,14 +2,18 @@
 
 use std::ops::{Deref, DerefMut};
 
+use ringdesk_desk::ids::ConversationId;
 use ringdesk_protocol::ws::{self, Opcode, Socket};
 use ringdesk_protocol::{Carry, Code, ServerMessage};
 
+use super::ASKING_MAX;
 use super::address::AddressNumber;
 use super::admit::Preamble;
 use super::session::{Session, Sessions};
+use super::waiting::Waiting;
 use crate::io::ConnId;
 use crate::message::{HandOver, SessionRef, Transport};
+use crate::owner::CHUNK_BYTES;
 use crate::tls::Tls;
 
 /// Byte offset of the channel in a frame header.
@@ -34,6 +38,9 @@ pub enum Cutter {
 #[allow(clippy::box_collection, reason = "8 bytes instead of 24 in every idle connection")]
 pub struct Outbox(Option<Box<Vec<u8>>>);
 
+/// How an outbox grows once it holds this much.
+const STEP_BYTES: usize = 64 << 10;
+
 static NOTHING: Vec<u8> = Vec::new();
 
 impl Outbox {
@@ -45,6 +52,17 @@ impl Outbox {
                 None
             }
             (_, buffer) => buffer,
+        }
+    }
+
+    /// Has room for `more` bytes. Doubles while it is small; beyond [`STEP_BYTES`] it grows by that much, and not above
+    /// `limit` bytes unless it must: what a slow client costs is its cap, not the power of two above it.
+    pub fn make_room(&mut self, more: usize, limit: usize) {
+        let (len, capacity) = (self.len(), self.capacity());
+        let needed = len + more;
+        if needed > capacity.max(STEP_BYTES) {
+            let step = (len + STEP_BYTES).min(limit);
+            self.deref_mut().reserve_exact(needed.max(step) - len);
         }
     }
 
@@ -122,8 +140,8 @@ pub struct Connection {
     pub closing: bool,
     /// When it was last heard, or accepted: seconds of the monotonic clock, good for 136 years.
     pub heard_s: u32,
-    /// Number of paused subscriptions.
-    pub paused: u32,
+    /// Paused subscriptions, by channel.
+    pub paused: Waiting<(u32, ConversationId)>,
     /// Number of subscriptions that asked and were not answered yet.
     pub asking: u8,
     /// Number of HISTORY requests not answered yet.
@@ -159,7 +177,7 @@ impl Connection {
             dirty: false,
             closing: false,
             heard_s: now_s,
-            paused: 0,
+            paused: Waiting::default(),
             asking: 0,
             pages_out: 0,
             asked: 0,
@@ -185,9 +203,24 @@ impl Connection {
         self.ready_mut()?.sessions.get_mut(channel)
     }
 
-    /// Whether a paused subscription may read on: the client keeps up, and not all turns are taken.
+    /// Whether a paused subscription may read on: the client keeps up.
     pub fn may_resume(&self, cap: usize) -> bool {
-        self.paused > 0 && self.backlog_bytes() <= cap / 2
+        !self.paused.is_empty() && self.backlog_bytes() <= cap / 2
+    }
+
+    /// Whether one subscription more may read the log: not all turns are taken, and what those who read may come back
+    /// with fits below the cap. One may always, when nothing else waits.
+    pub fn may_ask(&self, cap: usize) -> bool {
+        let backlog = self.backlog_bytes();
+        let alone = self.asking == 0 && backlog == 0;
+        let come = (usize::from(self.asking) + 1) * CHUNK_BYTES as usize;
+        alone || (self.asking < ASKING_MAX && backlog + come <= cap)
+    }
+
+    /// Whether frames of so many bytes do not fit below the cap any more. With nothing else waiting, any fit.
+    pub fn is_slow(&self, bytes: usize, cap: usize) -> bool {
+        let backlog = self.backlog_bytes();
+        backlog >= cap || (backlog > 0 && backlog + bytes > cap)
     }
 
     /// The compression agreed on its WebSocket.
@@ -284,6 +317,43 @@ mod tests {
         assert!(size_of::<Cutter>() <= 16, "{}", size_of::<Cutter>());
         assert!(size_of::<Ready>() <= 56, "{}", size_of::<Ready>());
         assert!(size_of::<Option<Connection>>() <= 136, "{}", size_of::<Option<Connection>>());
+    }
+
+    /// What a slow client costs is its cap and not what doubling makes of it.
+    #[test]
+    fn an_outbox_grows_to_its_limit_and_not_beyond_unless_it_must() {
+        let limit = 256 << 10;
+        for frame in [300, 5_000, 65_600] {
+            let mut outbox = Outbox::default();
+            while outbox.len() + frame <= limit {
+                outbox.make_room(frame, limit);
+                outbox.extend_from_slice(&vec![7; frame]);
+                assert!(outbox.capacity() <= limit, "{} bytes for {}", outbox.capacity(), outbox.len());
+                assert!(outbox.capacity() <= 2 * outbox.len().max(STEP_BYTES));
+            }
+            outbox.make_room(2 * limit, limit);
+            assert!(
+                outbox.capacity() >= outbox.len() + 2 * limit,
+                "an answer larger than the limit still fits"
+            );
+        }
+    }
+
+    #[test]
+    fn one_reads_the_log_always_and_several_only_below_the_cap() {
+        let mut connection =
+            Connection::new(ConnId { index: 1, generation: 1 }, Transport::Stream, Cutter::Stream(None), 0);
+        let (small, large) = (16 << 10, 4 * CHUNK_BYTES as usize);
+        assert!(connection.may_ask(small) && connection.may_ask(large));
+        connection.asking = 3;
+        assert!(!connection.may_ask(small) && connection.may_ask(large));
+        connection.outbox.push(0);
+        assert!(!connection.may_ask(large));
+        connection.asking = 2;
+        assert!(connection.may_ask(large));
+        assert!(!connection.is_slow(large - 1, large) && connection.is_slow(large, large));
+        connection.outbox.clear();
+        assert!(!connection.is_slow(2 * large, large), "with nothing waiting any frame fits");
     }
 
     #[test]

@@ -3,9 +3,9 @@
 
 use ringdesk_desk::ids::ConversationId;
 
+use super::Front;
 use super::backpressure::is_counted;
 use super::session::{Flow, Listen};
-use super::{ASKING_MAX, Front};
 use crate::ask::{FROM_TAIL, Want};
 use crate::io::ConnId;
 use crate::mail::Mail;
@@ -52,7 +52,7 @@ impl Front {
     /// receipt its subscription is paused, because it is told all receipts when it goes live again. Answers always
     /// go.
     fn aside(&mut self, to: SessionRef, frame: &[u8], owner: &mut Owner, mail: &mut Mail<'_>) {
-        let slow = self.is_slow(to);
+        let slow = self.is_slow(to, frame.len());
         let Some(connection) = self.by_ref(to) else { return };
         if answers(frame) {
             connection.answered(to.channel);
@@ -93,10 +93,11 @@ impl Front {
         owner: &mut Owner,
         mail: &mut Mail<'_>,
     ) {
+        let cap = self.settings.outbox_bytes_max as usize;
         let connection = self.at(index);
-        let wait = connection.asking >= ASKING_MAX;
+        let wait = !connection.may_ask(cap);
         if wait {
-            connection.paused += 1;
+            connection.paused.add((channel, conversation));
         } else {
             connection.asking += 1;
         }
@@ -112,9 +113,9 @@ impl Front {
         }
     }
 
-    fn is_slow(&mut self, to: SessionRef) -> bool {
+    fn is_slow(&mut self, to: SessionRef, bytes: usize) -> bool {
         let cap = self.settings.outbox_bytes_max as usize;
-        self.by_ref(to).is_some_and(|connection| connection.backlog_bytes() >= cap)
+        self.by_ref(to).is_some_and(|connection| connection.is_slow(bytes, cap))
     }
 
     fn item(
@@ -126,7 +127,7 @@ impl Front {
         owner: &mut Owner,
         mail: &mut Mail<'_>,
     ) {
-        let slow = self.is_slow(to);
+        let slow = self.is_slow(to, frame.len());
         let Some(connection) = self.by_ref(to) else { return };
         let Some(listen) =
             connection.session_mut(to.channel).and_then(|session| session.listen_mut(conversation))
@@ -140,7 +141,7 @@ impl Front {
         assert!(seq == listen.last() + 1, "{conversation:?}: item {seq} pushed after {}", listen.last());
         if slow {
             listen.flow = Flow::Paused;
-            connection.paused += 1;
+            connection.paused.add((to.channel, conversation));
             self.slow += 1;
             self.look_soon(to.index);
             self.ask_for(to.index, to.channel, Want::Unsubscribe { conversation }, owner, mail);
@@ -161,16 +162,17 @@ impl Front {
     ) {
         let Some(connection) = self.by_ref(to) else { return };
         connection.asking = connection.asking.saturating_sub(1);
-        let Some(session) = connection.session_mut(to.channel) else { return };
+        let Some(session) = connection.session_mut(to.channel) else {
+            return self.resume_if_fast(to.index, owner, mail);
+        };
         if upto == NO_SUCH {
             session.listens.remove(conversation);
+            connection.paused.remove((to.channel, conversation));
             self.resume_if_fast(to.index, owner, mail);
             return;
         }
-        let Some(listen) = session.listen_mut(conversation) else { return };
-        if listen.flow != Flow::Asking {
-            return;
-        }
+        let listen = session.listen_mut(conversation).filter(|listen| listen.flow == Flow::Asking);
+        let Some(listen) = listen else { return self.resume_if_fast(to.index, owner, mail) };
         listen.reach(upto);
         listen.from_tail = false;
         listen.flow = if live { Flow::Live } else { Flow::Asking };
@@ -178,7 +180,7 @@ impl Front {
             self.put(to, frames);
         }
         // More to read: at once if the client keeps up, otherwise when it has drained.
-        if !live && (frames.is_empty() || self.is_slow(to)) {
+        if !live && (frames.is_empty() || self.is_slow(to, 0)) {
             self.pause(to, conversation);
         } else if !live {
             self.ask_items((to.index, to.channel), conversation, upto, false, owner, mail);
@@ -201,7 +203,7 @@ impl Front {
         let listen = connection.session_mut(to.channel).and_then(|session| session.listen_mut(conversation));
         if let Some(listen) = listen {
             listen.flow = Flow::Paused;
-            connection.paused += 1;
+            connection.paused.add((to.channel, conversation));
             self.slow += 1;
             self.look_soon(to.index);
         }
@@ -230,6 +232,7 @@ impl Front {
         }
         session.listens.push(Listen::asking(conversation, last, from_tail));
         if let Some(oldest) = oldest {
+            self.at(to.index).paused.remove((to.channel, oldest.conversation));
             let want = Want::Unsubscribe { conversation: oldest.conversation };
             self.ask_for(to.index, to.channel, want, owner, mail);
         }
@@ -238,23 +241,18 @@ impl Front {
 
     /// The client has drained: its paused subscriptions read on from the log, as many at a time as may.
     pub(super) fn resume_paused(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
-        let connection = self.at(index);
-        let turns = ASKING_MAX.saturating_sub(connection.asking) as usize;
-        let Some(ready) = connection.ready_mut() else { return };
-        let resumed: Vec<_> = ready
-            .sessions
-            .iter()
-            .flat_map(|(channel, session)| {
-                session.listens.as_slice().iter().map(move |listen| (channel, *listen))
-            })
-            .filter(|(_, listen)| listen.flow == Flow::Paused)
-            .take(turns)
-            .collect();
-        for (channel, listen) in resumed {
+        let cap = self.settings.outbox_bytes_max as usize;
+        loop {
             let connection = self.at(index);
-            connection.paused = connection.paused.saturating_sub(1);
+            if !connection.may_ask(cap) {
+                return;
+            }
+            let Some((channel, conversation)) = connection.paused.take() else { return };
+            let listen = connection.session_mut(channel).and_then(|session| session.listen_mut(conversation));
+            let listen = listen.expect("who ends waits no more");
+            assert!(listen.flow == Flow::Paused, "{conversation:?} waits and is {:?}", listen.flow);
             let after = if listen.from_tail { FROM_TAIL } else { listen.last() };
-            self.ask_items((index, channel), listen.conversation, after, true, owner, mail);
+            self.ask_items((index, channel), conversation, after, true, owner, mail);
         }
     }
 
@@ -275,6 +273,7 @@ impl Front {
         let Some(session) = ready.sessions.get_mut(channel) else { return };
         let is_agent = session.agent != 0;
         for listen in std::mem::take(&mut session.listens).as_slice() {
+            self.at(index).paused.remove((channel, listen.conversation));
             let want = Want::Unsubscribe { conversation: listen.conversation };
             self.ask_for(index, channel, want, owner, mail);
         }

@@ -16,6 +16,7 @@ mod hello;
 mod listen;
 mod session;
 mod sweep;
+mod waiting;
 mod wheel;
 
 use std::collections::BTreeMap;
@@ -361,13 +362,15 @@ impl Front {
 
     /// Puts a frame into a session's outbox, if it is still there.
     fn put(&mut self, to: SessionRef, frame: &[u8]) {
-        let hard = self.settings.outbox_bytes_max as usize + ANSWERS_BYTES_MAX;
+        let cap = self.settings.outbox_bytes_max as usize;
+        let hard = cap + ANSWERS_BYTES_MAX;
         let spare = self.pool.pop();
         let Some(connection) = self.by_ref(to) else {
             self.pool.extend(spare);
             return;
         };
         let unused = connection.outbox.lend(spare);
+        connection.outbox.make_room(frame.len(), cap.saturating_sub(connection.sending_bytes as usize));
         connection.put_frames(to.channel, frame);
         if connection.backlog_bytes() > hard {
             connection.goodbye(Code::Busy, 1_000);

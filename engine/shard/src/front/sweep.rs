@@ -70,7 +70,7 @@ impl Front {
             self.resume_paused(index, owner, mail);
         }
         match self.connections.get_mut(index) {
-            Some(connection) if connection.paused > 0 && !connection.closing => self.look_soon(index),
+            Some(connection) if !connection.paused.is_empty() && !connection.closing => self.look_soon(index),
             _ => self.set_deadline(index),
         }
     }

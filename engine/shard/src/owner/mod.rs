@@ -13,6 +13,7 @@ mod release;
 mod replay;
 
 pub use load::SHED_NEW_VISITORS;
+pub use reads::CHUNK_BYTES;
 pub use replay::{Replay, ReplayError};
 
 use std::collections::VecDeque;

@@ -155,6 +155,20 @@ impl World {
         self.settle();
     }
 
+    /// Lets the sends of one client go on; those of the others, and its next ones, stay held back.
+    pub fn release_sends_of(&mut self, client: Client) {
+        let at = self.place(client);
+        let held = std::mem::take(&mut self.held_sends);
+        let (its, others) = held.into_iter().partition(|(shard, conn, _)| (*shard, conn.index) == at);
+        self.held_sends = others;
+        self.hold_sends = false;
+        for (shard, conn, buffer) in its {
+            self.output(shard, Output::Send { conn, buffer });
+        }
+        self.hold_sends = true;
+        self.settle();
+    }
+
     pub fn backlog(&mut self, shard: u16) -> u64 {
         self.inputs[usize::from(shard)].events.push(Input::Control(Control::Report));
         self.turn(usize::from(shard));
