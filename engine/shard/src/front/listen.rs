@@ -26,7 +26,7 @@ const REJECT: u8 = 0x8A;
 const QUEUE: u8 = 0x8D;
 
 /// Conversations one session listens to at most. Full: the oldest one is let go.
-const LISTENS_MAX: usize = 4096;
+pub const LISTENS_MAX: usize = 4096;
 
 impl Front {
     /// A message of an owner for one of the sessions here.
@@ -94,8 +94,9 @@ impl Front {
         mail: &mut Mail<'_>,
     ) {
         let cap = self.settings.outbox_bytes_max as usize;
+        let still = self.is_still();
         let connection = self.at(index);
-        let wait = !connection.may_ask(cap);
+        let wait = still || !connection.may_ask(cap);
         if wait {
             connection.paused.add((channel, conversation));
         } else {
@@ -180,7 +181,7 @@ impl Front {
             self.put(to, frames);
         }
         // More to read: at once if the client keeps up, otherwise when it has drained.
-        if !live && (frames.is_empty() || self.is_slow(to, 0)) {
+        if !live && (frames.is_empty() || self.is_slow(to, 0) || self.is_still()) {
             self.pause(to, conversation);
         } else if !live {
             self.ask_items((to.index, to.channel), conversation, upto, false, owner, mail);
@@ -241,6 +242,9 @@ impl Front {
 
     /// The client has drained: its paused subscriptions read on from the log, as many at a time as may.
     pub(super) fn resume_paused(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
+        if self.is_still() {
+            return;
+        }
         let cap = self.settings.outbox_bytes_max as usize;
         loop {
             let connection = self.at(index);
