@@ -16,9 +16,8 @@ TRANSPORT ?= binary
 JSON ?=
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?=
-# What `make test` fuzzes: what a stranger can send. `log` (a disk that breaks its promises) is for longer runs: its oracle
-# still takes a sector copied over another, which brings back a record that was cut before it was acknowledged, for a fault.
-FUZZ_SLICE := frame message json websocket upgrade proxy ticket shard record
+# What `make test` fuzzes: what a stranger can send, and what a disk can do.
+FUZZ_SLICE := frame message json websocket upgrade proxy ticket shard record log
 JOBS ?= $(shell nproc)
 
 # --locked: a lock file that does not match is an error, not a silent upgrade.

@@ -342,6 +342,14 @@ fn log(corpus: &Corpus, root: &Path) -> io::Result<()> {
         ("truncated", &[0, 1, 99, 5, 6, 255, 5, 0, 2, 100]),
         ("removed", &[0, 2, 200, 5, 2, 200, 5, 2, 200, 5, 2, 200, 5, 2, 90, 5, 6, 255, 6, 1, 0]),
         ("crash_then_wound", &[0, 1, 90, 3, 4, 0, 3, 7, 0xC0, 1, 60, 5, 6, 255, 0, 0, 1, 9, 1, 5, 2, 0, 9]),
+        ("swapped", &[0, 1, 99, 5, 1, 99, 5, 6, 255, 7, 0, 1, 0, 3]),
+        ("misdirected", &[0, 2, 200, 5, 2, 200, 5, 2, 200, 5, 2, 200, 5, 6, 255, 8, 0, 1, 1, 2]),
+        // A torn batch is cut; then its missing sector is damaged, with and without the batch that replaced it.
+        ("cut_then_damaged", &[0, 0, 9, 5, 1, 40, 1, 40, 3, 7, 1, 255, 2, 0, 3]),
+        (
+            "cut_and_its_witness_damaged",
+            &[0, 0, 9, 5, 1, 40, 1, 40, 3, 7, 1, 6, 255, 2, 0, 3, 0, 1, 1, 30, 0, 3],
+        ),
     ];
     for (name, life) in lives {
         corpus.put("log", name, &[life])?;

@@ -23,6 +23,7 @@ type Shown = Vec<(RecordRef, Known)>;
 
 /// Whatever happens, only what was written is shown, once and in order. Crashes alone lose nothing that was
 /// acknowledged or ever served, and are not called damage. Wounds are reported. A later boot tells the same story.
+/// What was cut as torn stays cut while anything that was written after the cut is left to say so.
 ///
 /// # Panics
 /// If not.
@@ -82,6 +83,13 @@ fn sane(report: &LogReport) {
     }
 }
 
+/// Records that a boot did not find: never acknowledged, and nobody was shown them.
+struct Cut {
+    /// Records that the boot served.
+    after: usize,
+    records: Vec<Known>,
+}
+
 /// A log over several boots.
 struct Life {
     geometry: Geometry,
@@ -94,6 +102,8 @@ struct Life {
     served: Shown,
     /// What became durable since.
     acked: Shown,
+    /// What each crash cut.
+    cuts: Vec<Cut>,
     number: u64,
 }
 
@@ -108,6 +118,7 @@ impl Life {
             staged: Vec::new(),
             served: Vec::new(),
             acked: Vec::new(),
+            cuts: Vec::new(),
             number: 0,
         }
     }
@@ -192,6 +203,8 @@ impl Life {
         let more: Vec<_> = shown[known.len()..].iter().map(|(_, known)| known).collect();
         let unacked = self.staged[self.acked.len()..].iter().collect::<Vec<_>>();
         assert!(unacked.starts_with(&more), "records that were never written");
+        let cut = unacked[more.len()..].iter().map(|&known| known.clone()).collect();
+        self.cuts.push(Cut { after: shown.len(), records: cut });
         self.appender = Appender::new(self.geometry, report.tail);
         (self.served, self.acked, self.staged) = (shown, Vec::new(), Vec::new());
     }
@@ -199,18 +212,44 @@ impl Life {
     /// The disk breaks its promises; then one more boot, a record, and a last boot.
     fn wounds(&mut self, bytes: &mut dyn Iterator<Item = u8>) {
         let whole = self.disk.files.clone();
-        let mut silent = false;
         for _ in 0..WOUNDS_MAX {
             let Some(kind) = bytes.next() else { break };
-            silent |= wound(&mut self.disk.files, kind, &mut || bytes.next().unwrap_or(0));
+            wound(&mut self.disk.files, kind, &mut || bytes.next().unwrap_or(0));
         }
         if self.disk.files == whole {
             return;
         }
         let (shown, report) = scan(&self.disk.files, &self.geometry);
         sane(&report);
-        honest(&self.served, &shown, (!silent).then_some(&report));
+        let owed = !passes_for_unwritten(&whole, &self.disk.files);
+        let again = honest(&self.served, &shown, owed.then_some(&report));
+        if !again.is_empty() {
+            self.brought_back(shown.len() - again.len(), again, &report);
+        }
         self.story_goes_on(&shown, &report);
+    }
+
+    /// The last batch, torn and cut at a boot, whose missing sectors were damaged since: it cannot be told from one
+    /// that was acknowledged, and what is whole of it is served beside the report. But only as the end of the log, and
+    /// only if nothing that was written after the cut is left: that may have taken its place.
+    fn brought_back(&self, kept: usize, again: &[(RecordRef, Known)], report: &LogReport) {
+        let segment = again[0].0.position.segment();
+        let cut = self.cuts.iter().find(|cut| cut.records.contains(&again[0].1)).expect("it was written");
+        let mut records = cut.records.iter();
+        assert!(again.iter().all(|(_, known)| records.any(|cut| cut == known)), "a record of elsewhere");
+        assert!(kept <= cut.after, "records that were written after the cut, and then what was cut");
+        assert!(
+            report.damage.iter().any(|damage| damage.kind == DamageKind::Batch && damage.segment == segment),
+            "cut records passed for sound ones: {report:?}"
+        );
+        let later = self.disk.files.range(segment + 1..);
+        for (segment, file) in later {
+            assert!(
+                file.len() == self.geometry.segment_bytes as usize
+                    && file.chunks_exact(512).skip(1).all(|sector| unwritten(sector, generation(file))),
+                "cut records came back although segment {segment} may have replaced them"
+            );
+        }
     }
 
     fn story_goes_on(&mut self, shown: &Shown, report: &LogReport) {
@@ -224,62 +263,77 @@ impl Life {
     }
 }
 
-/// Does one thing to one file. True if it may pass for something that never happened: bytes back to zero, or the
-/// last file gone, are the exception that the format states.
-fn wound(files: &mut Files, kind: u8, next: &mut dyn FnMut() -> u8) -> bool {
-    let Some(&segment) = files.keys().nth(usize::from(next()) % files.len().max(1)) else { return false };
-    let last = files.keys().last() == Some(&segment);
-    let file = files.get_mut(&segment).expect("just found");
-    let sectors = file.len() / 512;
-    if sectors == 0 {
-        return false;
+/// The generation that a sector names; 0 if it is blank.
+fn generation(sector: &[u8]) -> u32 {
+    u32::from_le_bytes(sector[4..8].try_into().expect("four bytes"))
+}
+
+/// As a segment of this generation sees it: blank, or left over from an earlier life of the file.
+fn unwritten(sector: &[u8], own: u32) -> bool {
+    generation(sector) < own
+}
+
+/// Whether a written sector looks as if it had never been, or the last file is gone: that may pass for something that
+/// never happened, the exception that the format states.
+fn passes_for_unwritten(whole: &Files, files: &Files) -> bool {
+    let lost = |(segment, file): (&u32, &Vec<u8>)| {
+        let own = generation(&whole[segment]);
+        let sectors = whole[segment].chunks_exact(512).zip(file.chunks_exact(512)).skip(1);
+        sectors.into_iter().any(|(was, is)| !unwritten(was, own) && unwritten(is, own))
+    };
+    files.keys().last() < whole.keys().last() || files.iter().any(lost)
+}
+
+/// Does one thing to one file.
+fn wound(files: &mut Files, kind: u8, next: &mut dyn FnMut() -> u8) {
+    let mut pick = |files: &Files| {
+        let segment = *files.keys().nth(usize::from(next()) % files.len().max(1))?;
+        let sectors = files[&segment].len() / 512;
+        (sectors > 0).then(|| (segment, usize::from(next()) % sectors * 512))
+    };
+    let Some((segment, at)) = pick(files) else { return };
+    if let kind @ (7 | 8) = kind % 9 {
+        // Written to, or read from, the wrong file or place; or two writes that took each other's.
+        let Some((other, from)) = pick(files) else { return };
+        let was = files[&segment][at..at + 512].to_vec();
+        let came = files[&other][from..from + 512].to_vec();
+        files.get_mut(&segment).expect("picked")[at..at + 512].copy_from_slice(&came);
+        if kind == 7 {
+            files.get_mut(&other).expect("picked")[from..from + 512].copy_from_slice(&was);
+        }
+        return;
     }
-    let at = usize::from(next()) % sectors * 512;
-    match kind % 7 {
+    let file = files.get_mut(&segment).expect("picked");
+    match kind % 9 {
         0 | 1 => {
             let byte = at + usize::from(u16::from_le_bytes([next(), next()])) % 512;
             file[byte] ^= 1 << (next() % 8);
-            false
         }
-        2 => {
-            file[at..at + 512].copy_from_slice(&UNREADABLE);
-            false
-        }
-        3 => {
-            file[at..at + 512].fill(0);
-            true
-        }
+        2 => file[at..at + 512].copy_from_slice(&UNREADABLE),
+        3 => file[at..at + 512].fill(0),
         4 => {
-            let from = usize::from(next()) % sectors * 512;
+            let from = usize::from(next()) % (file.len() / 512) * 512;
             file.copy_within(from..from + 512, at);
-            // A blank sector copied over another is the same as zeros.
-            true
         }
-        5 => {
-            file.truncate(at + usize::from(next()));
-            false
-        }
-        _ => {
-            files.remove(&segment);
-            last
-        }
+        5 => file.truncate(at + usize::from(next())),
+        _ => drop(files.remove(&segment)),
     }
 }
 
 /// Only what was written is shown, once, in order. With a report that owes an account of every record, each one not
 /// shown is named, counted as unknown, or lies in a reported range.
-fn honest(written: &Shown, shown: &Shown, report: Option<&LogReport>) {
-    let mut rest = shown.iter().peekable();
+/// What is shown behind them is given back: only what a boot had cut may stand there.
+fn honest<'a>(written: &Shown, shown: &'a Shown, report: Option<&LogReport>) -> &'a [(RecordRef, Known)] {
+    let mut rest = &shown[..];
     let mut missing = Vec::new();
     for record in written {
-        if rest.peek() == Some(&record) {
-            rest.next();
+        if rest.first() == Some(record) {
+            rest = &rest[1..];
         } else {
             missing.push(record.0);
         }
     }
-    assert_eq!(rest.next(), None, "a record that was not written, or out of order");
-    let Some(report) = report else { return };
+    let Some(report) = report else { return rest };
     let unknown: u64 = report.damage.iter().map(|damage| damage.records_unknown).sum();
     let accounted = |at: &RecordRef| {
         let (segment, offset) = (at.position.segment(), at.position.offset());
@@ -291,4 +345,5 @@ fn honest(written: &Shown, shown: &Shown, report: Option<&LogReport>) {
     };
     let uncounted = missing.iter().filter(|at| !accounted(at)).count();
     assert!(uncounted as u64 <= unknown, "{uncounted} records vanished without a report: {report:?}");
+    rest
 }
