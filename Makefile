@@ -41,7 +41,7 @@ need = command -v $(1) >/dev/null \
 need_toolchain = command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
 .PHONY: help run test check fmt clippy tidy web web-test browser-test build bench autobahn hold storm stalled slowloris limit crash sim long \
-	torture-log loom fuzz miri deny package clean tools
+	torture-log loom fuzz miri deny package clean tools log-writes glommio
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -166,6 +166,17 @@ miri: tools ## the lanes under Miri: undefined behaviour, leaks, weak memory (ni
 	@$(call need_nightly,rust-src,The source of the standard library)
 	MIRIFLAGS=-Zmiri-disable-isolation CARGO_TARGET_DIR=$(TARGET)/miri cargo +nightly miri test $(LOCKED) \
 		-p ringdesk-ring --test lane
+
+# In a folder of its own, so that what is shipped is never built with it.
+glommio: tools web ## the comparison driver: the suites over it, and a server that takes backend = "glommio"
+	$(CARGO) test $(LOCKED) --target-dir $(TARGET)/glommio -p ringdesk-portable --features glommio --test glommio
+	$(CARGO) test $(LOCKED) --target-dir $(TARGET)/glommio -p ringdesk-server --features glommio --test boot
+	$(CARGO) build $(LOCKED) --target-dir $(TARGET)/glommio --release -p ringdesk-server --features glommio
+	@echo "the server is $(TARGET)/glommio/release/ringdeskd"
+
+log-writes: tools ## the log's writes out of registered memory against ordinary ones, in one run (DATA=data)
+	$(CARGO) run $(LOCKED) --release -p ringdesk-uring --example log_writes -- $(DATA)/log-writes
+	rm -rf $(DATA)/log-writes
 
 deny: tools ## licences, sources and advisories of the dependencies
 	@$(call need_toolchain,cargo-deny,cargo install --locked cargo-deny.)

@@ -34,7 +34,7 @@ pub(crate) fn transmit(stream: &TcpStream, bytes: &[u8]) -> i32 {
 }
 
 /// Ends the sending side.
-pub(crate) fn shut_down(stream: &TcpStream) -> i32 {
+pub(crate) fn shut_down(stream: &impl AsRawFd) -> i32 {
     result(shutdown(stream.as_raw_fd(), Shutdown::Write).map(|()| 0))
 }
 
@@ -62,7 +62,7 @@ impl Airlock {
     }
 
     /// Fails with EMFILE when the process has no descriptor left.
-    pub(crate) fn second(&self, stream: &TcpStream) -> Result<OwnedFd, i32> {
+    pub(crate) fn second(&self, stream: &impl AsRawFd) -> Result<OwnedFd, i32> {
         let descriptors: [RawFd; 1] = [stream.as_raw_fd()];
         let message = [ControlMessage::ScmRights(&descriptors)];
         let byte = [IoSlice::new(&[0])];

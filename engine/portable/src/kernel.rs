@@ -67,7 +67,7 @@ pub struct OpenError {
 }
 
 impl OpenError {
-    fn step(step: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn step(step: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |cause| Self { step, cause }
     }
 }

@@ -16,8 +16,12 @@
 mod descriptor;
 mod files;
 mod fleet;
+#[cfg(feature = "glommio")]
+mod glommio;
 mod kernel;
 mod watch;
 
 pub use fleet::Fleet;
+#[cfg(feature = "glommio")]
+pub use glommio::GlommioKernel;
 pub use kernel::{OpenError, PortableConfig, PortableKernel};

@@ -350,7 +350,7 @@ fn start_shards(
     let (reports, reports_inbox) = mpsc::channel(count * 2);
     let common = Arc::new(fleet::Common {
         data: fixed.data.clone(),
-        portable: booted.backend.portable,
+        driver: booted.backend.driver,
         entries: booted.entries,
         table_entries: booted.table_entries,
         spin: Duration::from_micros(fixed.spin_us.into()),

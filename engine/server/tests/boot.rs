@@ -12,6 +12,20 @@ use process::{Client, Folder, Server};
 use ringdesk_protocol::limits::FRAME_BYTES_MAX;
 use ringdesk_protocol::{ClientMessage, Role, ServerMessage, frame};
 
+/// Those that this build has.
+const BACKENDS: &[&str] =
+    if cfg!(feature = "glommio") { &["uring", "portable", "glommio"] } else { &["uring", "portable"] };
+
+#[test]
+#[cfg(not(feature = "glommio"))]
+fn a_backend_that_is_not_in_this_build_is_told() {
+    let folder = Folder::new("unbuilt");
+    folder.write("small.toml", "backend = \"glommio\"\n");
+    let (code, error) = Server::fail(&folder, &[]);
+    assert_eq!(code, 6, "{error}");
+    assert!(error.contains("not in this build: build with the cargo feature `glommio`"), "{error}");
+}
+
 #[test]
 fn a_second_instance_on_the_same_folder_is_refused() {
     let folder = Folder::new("second");
@@ -127,7 +141,7 @@ fn a_conversation_survives_kill_9_and_other_numbers_of_shards() {
 /// A bad frame, and 100 KiB that were on their way when the server closed.
 #[test]
 fn a_client_that_goes_on_sending_reads_why_it_was_sent_away() {
-    for backend in ["uring", "portable"] {
+    for backend in BACKENDS {
         let folder = Folder::new(&format!("goodbye-{backend}"));
         folder.write("small.toml", &format!("backend = \"{backend}\"\n[log]\nsegment_mib = 4\n"));
         let server = Server::start(&folder, &["--shards", "1"]);
@@ -159,20 +173,23 @@ fn a_log_goes_from_one_backend_to_the_other_and_back() {
     let mut server = Server::start(&folder, &shards);
     let mut visitor = Client::visitor(&server);
     visitor.open();
-    visitor.send(1, "over io_uring");
-    for (n, backend, body) in [(2, "portable", "over epoll"), (3, "uring", "over io_uring again")] {
+    visitor.send(1, "first, over io_uring");
+    let mut bodies = vec!["first, over io_uring".to_owned()];
+    for (n, backend) in (2..).zip(BACKENDS.iter().rev()) {
+        let body = format!("over {backend}");
         server.kill();
         folder.write("small.toml", &format!("backend = \"{backend}\"\n{small}"));
         server = Server::start(&folder, &shards);
         visitor.reconnect(&server);
-        visitor.send(n, body);
+        visitor.send(n, &body);
         let mut agent = Client::agent(&server, &folder);
         agent.online(10);
         agent.expect(
             |message| matches!(message, ServerMessage::Deliver { body: got, .. } if *got == body.as_bytes()),
         );
+        bodies.push(body);
     }
-    assert_eq!(visitor.history(), ["over io_uring", "over epoll", "over io_uring again"]);
+    assert_eq!(visitor.history(), bodies);
     server.signal(rustix::process::Signal::TERM);
     assert_eq!(server.exit_code(), Some(0));
 }

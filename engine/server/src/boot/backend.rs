@@ -25,6 +25,20 @@ pub enum Wanted {
     Uring,
     /// The portable kernel.
     Portable,
+    /// The kernel on glommio, in builds that have it.
+    Glommio,
+}
+
+/// What carries the operations out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Driver {
+    /// io_uring.
+    Uring,
+    /// The portable kernel over epoll.
+    Portable,
+    /// The kernel on glommio, for comparison.
+    #[cfg(feature = "glommio")]
+    Glommio,
 }
 
 impl Wanted {
@@ -34,6 +48,7 @@ impl Wanted {
             Self::Auto => "auto",
             Self::Uring => "uring",
             Self::Portable => "portable",
+            Self::Glommio => "glommio",
         }
     }
 }
@@ -41,8 +56,8 @@ impl Wanted {
 /// What it came to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backend {
-    /// The portable kernel runs, not io_uring.
-    pub portable: bool,
+    /// What runs.
+    pub driver: Driver,
     /// For people: the backend and how it writes.
     pub name: String,
 }
@@ -59,9 +74,9 @@ const TABLE_MAX: u32 = 65_536;
 impl Backend {
     /// Entries of one shard's table, if `wanted` are wanted and the process may have `descriptors`. Entries of a ring
     /// are none of the process's descriptors, but the table of a single ring may not exceed that limit, and a shard
-    /// has at most [`RINGS_MAX`] of them; entries of the portable kernel are, in all shards together.
+    /// has at most [`RINGS_MAX`] of them; entries of the other kernels are, in all shards together.
     pub fn entries(&self, wanted: u32, descriptors: u64, shards: u16) -> u32 {
-        let most = if self.portable {
+        let most = if self.driver != Driver::Uring {
             (descriptors.saturating_sub(OTHER_DESCRIPTORS) / u64::from(shards)).max(16)
         } else {
             u64::from(Self::table(descriptors)) * RINGS_MAX
@@ -77,11 +92,13 @@ impl Backend {
 
 /// Opens a small ring and closes it again, or finds out what to do without.
 pub fn choose(wanted: Wanted, data: &Path) -> Result<Backend, BootError> {
-    if wanted == Wanted::Portable {
-        return portable(data);
+    match wanted {
+        Wanted::Portable => return portable(data),
+        Wanted::Glommio => return glommio(data),
+        Wanted::Auto | Wanted::Uring => {}
     }
     let error = match probe_ring(data) {
-        Ok(name) => return Ok(Backend { portable: false, name }),
+        Ok(name) => return Ok(Backend { driver: Driver::Uring, name }),
         Err(Probe::Fleet(error)) => {
             return Err(BootError::Kernel(format!("no eventfd can be made: {error}")));
         }
@@ -123,7 +140,31 @@ fn probe_ring(data: &Path) -> Result<String, Probe> {
 
 fn portable(data: &Path) -> Result<Backend, BootError> {
     let disk = probe_direct(data, 0).map_err(BootError::folder(data, "a file cannot be written"))?;
-    Ok(Backend { portable: true, name: format!("epoll (portable), {}", writes(disk)) })
+    Ok(Backend { driver: Driver::Portable, name: format!("epoll (portable), {}", writes(disk)) })
+}
+
+#[cfg(not(feature = "glommio"))]
+fn glommio(_data: &Path) -> Result<Backend, BootError> {
+    let sentence = "`backend = \"glommio\"` is for comparison and not in this build: build with the cargo feature \
+                    `glommio`, or choose `uring`, `portable` or `auto`";
+    Err(BootError::Kernel(sentence.to_owned()))
+}
+
+/// glommio panics where io_uring is denied, so a ring of ours is tried first.
+#[cfg(feature = "glommio")]
+fn glommio(data: &Path) -> Result<Backend, BootError> {
+    match probe_ring(data) {
+        Ok(_) => {}
+        Err(Probe::Fleet(error)) => {
+            return Err(BootError::Kernel(format!("no eventfd can be made: {error}")));
+        }
+        Err(Probe::Ring(error)) => {
+            return Err(BootError::Kernel(format!("glommio needs io_uring: {error}")));
+        }
+    }
+    let disk = probe_direct(data, 0).map_err(BootError::folder(data, "a file cannot be written"))?;
+    say!(Warn, "the glommio driver is for comparison: nothing of it was tested in production");
+    Ok(Backend { driver: Driver::Glommio, name: format!("glommio (comparison), {}", writes(disk)) })
 }
 
 fn writes(disk: Durability) -> &'static str {
@@ -140,15 +181,19 @@ pub enum Fleets {
     Uring(Arc<Fleet>),
     /// Portable kernels.
     Portable(Arc<PortableFleet>),
+    /// Kernels on glommio.
+    #[cfg(feature = "glommio")]
+    Glommio(Arc<PortableFleet>),
 }
 
 impl Fleets {
     /// A fleet of `shards` kernels, none of them open yet.
-    pub fn new(portable: bool, shards: u16) -> Result<Self, BootError> {
-        let fleet = if portable {
-            PortableFleet::new(shards).map(Self::Portable)
-        } else {
-            Fleet::new(shards).map(Self::Uring)
+    pub fn new(driver: Driver, shards: u16) -> Result<Self, BootError> {
+        let fleet = match driver {
+            Driver::Uring => Fleet::new(shards).map(Self::Uring),
+            Driver::Portable => PortableFleet::new(shards).map(Self::Portable),
+            #[cfg(feature = "glommio")]
+            Driver::Glommio => PortableFleet::new(shards).map(Self::Glommio),
         };
         fleet.map_err(|error| BootError::Kernel(format!("no eventfd can be made: {error}")))
     }
@@ -160,11 +205,11 @@ mod tests {
 
     #[test]
     fn portable_connections_share_the_process_limit() {
-        let backend = |portable| Backend { portable, name: String::new() };
-        assert_eq!(backend(false).entries(50_000, 20_000, 2), 50_000);
-        assert_eq!(backend(false).entries(5_000_000, 20_000, 2), 1_280_000);
-        assert_eq!(backend(true).entries(32_768, 20_000, 2), 9_744);
-        assert_eq!(backend(true).entries(100, 20_000, 2), 100);
-        assert_eq!(backend(true).entries(32_768, 64, 2), 16);
+        let backend = |driver| Backend { driver, name: String::new() };
+        assert_eq!(backend(Driver::Uring).entries(50_000, 20_000, 2), 50_000);
+        assert_eq!(backend(Driver::Uring).entries(5_000_000, 20_000, 2), 1_280_000);
+        assert_eq!(backend(Driver::Portable).entries(32_768, 20_000, 2), 9_744);
+        assert_eq!(backend(Driver::Portable).entries(100, 20_000, 2), 100);
+        assert_eq!(backend(Driver::Portable).entries(32_768, 64, 2), 16);
     }
 }

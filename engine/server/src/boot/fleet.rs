@@ -28,7 +28,7 @@ use ringdesk_uring::reactor::{Limits, Reactor};
 use ringdesk_uring::run::{News, RunEnd};
 use ringdesk_uring::sys::{SysConfig, SysKernel};
 
-use super::backend::Fleets;
+use super::backend::{Driver, Fleets};
 use super::error::BootError;
 use super::replay::Replayed;
 use crate::say;
@@ -43,8 +43,8 @@ const SPACE_TOLD_EVERY: Duration = Duration::from_secs(60);
 pub struct Common {
     /// Data folder.
     pub data: PathBuf,
-    /// Whether the portable kernel runs instead of io_uring.
-    pub portable: bool,
+    /// What carries the shards' operations out.
+    pub driver: Driver,
     /// Entries of each shard's descriptor table.
     pub entries: u32,
     /// Entries of one ring's descriptor table, at most.
@@ -87,7 +87,7 @@ pub fn start(
     mut listeners: Vec<Vec<OwnedFd>>,
 ) -> Result<Running, BootError> {
     let count = u16::try_from(replayed.len()).expect("at most 1024 shards");
-    let fleets = Fleets::new(common.portable, count)?;
+    let fleets = Fleets::new(common.driver, count)?;
     let mut ports = mesh::<ShardMessage>(count, LANE_MESSAGES);
     let (tell, told) = mpsc::channel::<Result<Started, BootError>>();
     let mut running =
@@ -196,6 +196,15 @@ impl Seat {
                 config.entries = common.entries;
                 let kernel =
                     PortableKernel::open(&config, fleet, listeners).map_err(|error| error.to_string())?;
+                let notices = kernel.notices().to_vec();
+                Ok((kernel, notices))
+            }),
+            #[cfg(feature = "glommio")]
+            Fleets::Glommio(fleet) => self.live_over(tell, gone, |shard, common, listeners| {
+                let mut config = PortableConfig::new(shard, common.data.clone());
+                config.entries = common.entries;
+                let kernel = ringdesk_portable::GlommioKernel::open(&config, fleet, listeners)
+                    .map_err(|error| error.to_string())?;
                 let notices = kernel.notices().to_vec();
                 Ok((kernel, notices))
             }),
