@@ -133,10 +133,16 @@ pub struct ShardToll {
     pub records_per_batch: f64,
     /// Bytes of one, padding included.
     pub bytes_per_batch: f64,
-    /// Turns of its loop per second.
+    /// Turns of its loop per second that found work.
     pub turns_per_second: f64,
-    /// Time on a core per turn, microseconds: spinning turns are in it.
+    /// Mean length of such a turn, microseconds: what it waited for a core in between is in it.
     pub turn_us: f64,
+    /// Longest turn since the server started, microseconds.
+    pub turn_us_max: f64,
+    /// Share of the window in such turns.
+    pub busy: f64,
+    /// Share of the window asleep.
+    pub asleep: f64,
     /// Its thread.
     pub thread: OnCore,
 }
@@ -171,7 +177,8 @@ impl Toll {
                 let name = format!("rd-shard-{shard}");
                 let slices = |sight: &Sight| sight.threads.get(&name).copied().unwrap_or_default();
                 let thread = OnCore::between(slices(before), slices(after), window);
-                let (its, turns) = (grown("/log/batches"), grown("/turns"));
+                let (its, turns) = (grown("/log/batches"), grown("/duty/busy_turns"));
+                let longest = after.shard(shard).and_then(|s| s.pointer("/duty/turn_ns_max")?.as_u64());
                 batches += its;
                 bytes += grown("/log/bytes");
                 ShardToll {
@@ -180,7 +187,10 @@ impl Toll {
                     records_per_batch: round2(grown("/log/records") / its.max(1.0)),
                     bytes_per_batch: round2(grown("/log/bytes") / its.max(1.0)),
                     turns_per_second: round2(turns / seconds),
-                    turn_us: round2(thread.cpu * seconds * 1e6 / turns.max(1.0)),
+                    turn_us: round2(grown("/duty/busy_ns") / 1e3 / turns.max(1.0)),
+                    turn_us_max: round2(longest.unwrap_or(0) as f64 / 1e3),
+                    busy: round2(grown("/duty/busy_ns") / 1e9 / seconds),
+                    asleep: round2(grown("/duty/sleep_ns") / 1e9 / seconds),
                     thread,
                 }
             })
@@ -222,13 +232,16 @@ impl std::fmt::Display for Toll {
         for s in &self.shards {
             writeln!(
                 f,
-                "  shard {}: {:.0} batches/s of {:.1} records and {:.1} KiB, {:.0} turns/s of {:.1} us; {}",
+                "  shard {}: {:.0} batches/s of {:.1} records and {:.1} KiB; {:.0} turns/s of {:.1} us, longest {:.0}; {:.2} busy, {:.2} asleep; {}",
                 s.shard,
                 s.batches_per_second,
                 s.records_per_batch,
                 s.bytes_per_batch / 1024.0,
                 s.turns_per_second,
                 s.turn_us,
+                s.turn_us_max,
+                s.busy,
+                s.asleep,
                 s.thread
             )?;
         }
@@ -254,7 +267,7 @@ mod tests {
         let at = Instant::now();
         let sight = |at, batches: u64, bytes: u64, turns: u64, slices: &str| Sight {
             at,
-            status: json!({"shards": [{"turns": turns, "log": {"batches": batches, "records": 3 * batches, "bytes": bytes}}]}),
+            status: json!({"shards": [{"duty": {"busy_turns": turns, "busy_ns": 20_000 * turns, "turn_ns_max": 900_000}, "log": {"batches": batches, "records": 3 * batches, "bytes": bytes}}]}),
             threads: BTreeMap::from([(
                 "rd-shard-0".to_owned(),
                 Slices::parse(slices).expect("three numbers"),
@@ -270,6 +283,7 @@ mod tests {
             (10.0, 3.0, 5000.0)
         );
         assert_eq!((shard.turns_per_second, shard.turn_us), (25_000.0, 20.0));
+        assert_eq!((shard.turn_us_max, shard.busy, shard.asleep), (900.0, 0.5, 0.0));
         assert_eq!(shard.thread, OnCore { cpu: 0.5, waiting: 0.25, wait_us_mean: 5_000.0 });
         assert_eq!(toll.generator, OnCore { cpu: 0.5, waiting: 0.0, wait_us_mean: 0.1 });
         assert_eq!(toll.append_bytes, 8192, "a mean batch in whole pages");
