@@ -13,6 +13,9 @@ BENCH_SECONDS ?= 10
 AUTOBAHN ?=
 CONNECTIONS ?= 20000
 TRANSPORT ?= binary
+# `make upgrade` has both kinds of connections unless told otherwise.
+UPGRADE_TRANSPORT = $(if $(filter command line environment,$(origin TRANSPORT)),$(TRANSPORT),mixed)
+TICKETS ?= hs256
 JSON ?=
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?=
@@ -40,7 +43,7 @@ need = command -v $(1) >/dev/null \
 # Toolchains are not in a distribution's packages in the version needed.
 need_toolchain = command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help run test check fmt clippy tidy web web-test browser-test build bench autobahn hold storm stalled slowloris limit crash sim long \
+.PHONY: help run test check fmt clippy tidy web web-test browser-test build bench autobahn hold storm stalled slowloris limit upgrade crash sim long \
 	torture-log loom fuzz miri deny package clean tools log-writes glommio
 
 help: ## this list
@@ -104,9 +107,9 @@ bench: build ## measure this machine: 1,000 visitors, 50 agents (writes target/b
 	done; \
 	$(RELEASE)/ringbench run chat --visitors 1000 --agents 50 --seconds $(BENCH_SECONDS) --json $(TARGET)/bench.json
 
-hold: build ## CONNECTIONS=20000 idle connections: connect rate, a message each, memory of one (JSON=FILE, TRANSPORT=)
+hold: build ## CONNECTIONS=20000 idle connections: connect rate, a message each, memory of one (JSON=FILE, TRANSPORT=, TICKETS=)
 	$(CARGO) build $(LOCKED) --release -p ringdesk-bench
-	$(RELEASE)/ringbench hold --server $(RELEASE)/ringdeskd --connections $(CONNECTIONS) --transport $(TRANSPORT) \
+	$(RELEASE)/ringbench hold --server $(RELEASE)/ringdeskd --connections $(CONNECTIONS) --transport $(TRANSPORT) --tickets $(TICKETS) \
 		$(if $(JSON),--json $(JSON))
 
 storm: build ## CONNECTIONS=20000 clients dropped at once reconnect and resume (JSON=FILE, TRANSPORT=)
@@ -125,6 +128,11 @@ slowloris: build ## 10,000 connections at one byte in ten seconds: what others n
 limit: build ## the engine as a share of a raw relay in the same run (JSON=FILE)
 	$(CARGO) build $(LOCKED) --release -p ringdesk-bench
 	$(RELEASE)/ringbench limit --server $(RELEASE)/ringdeskd $(if $(JSON),--json $(JSON))
+
+upgrade: build ## a new process takes over from the running one under load, CONNECTIONS=20000 (JSON=FILE, TRANSPORT=mixed)
+	$(CARGO) build $(LOCKED) --release -p ringdesk-bench
+	$(RELEASE)/ringbench upgrade --server $(RELEASE)/ringdeskd --connections $(CONNECTIONS) --transport $(UPGRADE_TRANSPORT) \
+		$(if $(JSON),--json $(JSON))
 
 # The suite's cases as patterns, by default the 301 core ones; AUTOBAHN='*' adds the 216 of permessage-deflate.
 autobahn: tools ## Autobahn|Testsuite against the WebSocket echo (AUTOBAHN='*'; writes docs/AUTOBAHN.md)

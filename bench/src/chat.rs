@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::cli::{ChatArgs, CrewArgs};
 use crate::control::Control;
-use crate::disk::AppendProbe;
+use crate::disk::{APPEND_BYTES, AppendProbe};
 use crate::environment;
 use crate::fleet::{Crew, Fleet};
 use crate::ledger::Side;
@@ -54,7 +54,7 @@ struct Unloaded {
 /// drift of the disk falls on both figures.
 fn unloaded(fleet: &mut Fleet, disk: &Path, samples: usize) -> Result<Unloaded, String> {
     let mut append = Latency::new();
-    let mut probe = AppendProbe::create(disk, samples)?;
+    let mut probe = AppendProbe::create(disk, APPEND_BYTES, samples)?;
     for _ in 0..samples / 2 {
         append.record_ns(probe.append()?);
     }
@@ -130,6 +130,7 @@ pub fn run(args: &ChatArgs) -> Result<Report, String> {
         unloaded_deliver_us: alone.as_ref().and_then(|alone| Single::of(&alone.deliver)),
         append_4k_us: alone.as_ref().and_then(|alone| Single::of(&alone.append)),
         ratio_unloaded_ack_to_append: None,
+        toll: None,
         refused: None,
         environment: surroundings(args, measured, alone.as_ref().map_or("not measured", |alone| alone.mode)),
         errors: errors.values().sum(),

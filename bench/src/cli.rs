@@ -14,6 +14,7 @@ use crate::schedule::Arrivals;
 use crate::slowloris::SlowlorisArgs;
 use crate::stalled::StalledArgs;
 use crate::storm::StormArgs;
+use crate::upgrade::UpgradeArgs;
 
 /// Most conversations per agent: all of them must fit into the cursors of one HELLO.
 const CONVERSATIONS_PER_AGENT_MAX: usize = ringdesk_protocol::limits::CURSORS_MAX - SPARE;
@@ -50,6 +51,8 @@ pub enum Command {
     Slowloris(SlowlorisArgs),
     /// The engine as a share of a raw relay that only moves bytes, in the same run.
     Limit(LimitArgs),
+    /// A new server process takes over from the running one under load: nobody may be cut off.
+    Upgrade(UpgradeArgs),
 }
 
 /// The workloads of `run`.
@@ -200,6 +203,23 @@ mod tests {
             panic!("not a crash campaign");
         };
         assert_eq!(crash.cycles, 20);
+        let line = "ringbench run gateway --visitors 10000 --gateways 4 --rate 200000 --json open.json";
+        let Command::Run { workload: Workload::Gateway(gateway) } = Cli::parse_from(line.split(' ')).command
+        else {
+            panic!("not a gateway run");
+        };
+        assert_eq!((gateway.gateways, gateway.rate), (4, Some(200_000)));
+        let line = "ringbench hold --connections 20000 --transport tls --tickets eddsa";
+        let Command::Hold(hold) = Cli::parse_from(line.split(' ')).command else { panic!("not a hold") };
+        assert_eq!((hold.transport.name(), hold.tickets.name()), ("tls", "eddsa"));
+        let line = "ringbench upgrade --connections 20000 --json upgrade.json";
+        let Command::Upgrade(upgrade) = Cli::parse_from(line.split(' ')).command else {
+            panic!("no upgrade")
+        };
+        assert_eq!(
+            (upgrade.connections, upgrade.transport.name(), upgrade.restart),
+            (20_000, "mixed", false)
+        );
     }
 
     #[test]

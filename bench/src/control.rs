@@ -41,6 +41,11 @@ impl Control {
         Ok(Self { address, data, http: Http::new(address, Some(token.trim().to_owned())) })
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The server's data folder.
     pub fn data(&self) -> &Path {
         &self.data
@@ -69,6 +74,15 @@ impl Control {
     /// A sentence when the server refuses.
     pub fn add_site(&mut self, site: &str) -> Result<(), String> {
         self.http.post("/v1/admin/sites", &json!({ "site": site })).map(drop)
+    }
+
+    /// Registers a public key (hex) that the site signs its visitors' tickets with; the name of the key.
+    ///
+    /// # Errors
+    /// A sentence when the server refuses.
+    pub fn add_site_key(&mut self, site: &str, key_hex: &str) -> Result<String, String> {
+        let answer = self.http.post("/v1/admin/sites/keys", &json!({ "site": site, "key": key_hex }))?;
+        answer["kid"].as_str().map(str::to_owned).ok_or_else(|| "the answer names no key".into())
     }
 
     /// Adds `count` agents (their passwords, made by the server, are not kept) and returns a ticket for each.

@@ -69,6 +69,7 @@ pub fn run(args: &CrashArgs) -> Result<bool, String> {
         http: args.http,
         shards: args.shards,
         config: None,
+        take_over: false,
         log: args.data.with_extension("stderr"),
     };
     let mut server = Server::start(&launch)?;

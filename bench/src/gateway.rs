@@ -1,9 +1,10 @@
-//! `ringbench run gateway`: thousands of visitors through one binary connection, many messages per segment.
+//! `ringbench run gateway`: thousands of visitors through one binary connection, or a few, many messages per segment.
 //!
 //! Order: connect, bind and open everybody, warm up, measure, drain, report under the names of `run chat`.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use ringdesk_protocol::Frame;
@@ -16,6 +17,7 @@ use crate::stage::{Stage, StageArgs};
 use crate::swarm::agents::Agents;
 use crate::swarm::bound::BoundVisitors;
 use crate::swarm::{Crowd, Reply, Swarm, Transports};
+use crate::toll::{Slices, Toll, Watch};
 
 /// How long binding everybody may take.
 const SETUP_NS: u64 = 60_000_000_000;
@@ -25,14 +27,21 @@ const DRAIN_NS: u64 = 15_000_000_000;
 const FIRST_WINDOW: u32 = 100;
 /// Most visitors of one gateway connection that the server binds.
 const VISITORS_MAX: u32 = 65_536;
+/// Most gateways: device numbers of a run are shared out among them and the agents.
+const GATEWAYS_MAX: u32 = 60;
+/// Device numbers of one gateway.
+const DEVICES: u64 = 1 << 17;
 const SECOND: u64 = 1_000_000_000;
 
 /// Options of `run gateway`.
 #[derive(Args, Debug)]
 pub struct GatewayArgs {
-    /// Visitors bound to the one connection.
+    /// Visitors, shared evenly by the gateways.
     #[arg(long, default_value_t = 10_000)]
     pub visitors: u32,
+    /// Gateway connections.
+    #[arg(long, default_value_t = 1)]
+    pub gateways: u32,
     /// Agents who read: each message is then also delivered to another connection. 0: to its author only.
     #[arg(long, default_value_t = 0)]
     pub agents: u32,
@@ -68,32 +77,54 @@ pub struct GatewayArgs {
     pub stage: StageArgs,
 }
 
-/// The gateway is client 0, agents follow.
+/// Gateways are the first clients, agents follow.
 struct Front {
-    bound: BoundVisitors,
+    gateways: Vec<BoundVisitors>,
     agents: Agents,
     gone: u64,
 }
 
+impl Front {
+    fn sum(&self, of: impl Fn(&BoundVisitors) -> u64) -> u64 {
+        self.gateways.iter().map(of).sum()
+    }
+
+    fn visitors(&self) -> u64 {
+        self.sum(|bound| bound.len().into())
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.sum(|bound| bound.in_flight.into())
+    }
+
+    fn set_window(&mut self, in_flight: u32, talking: std::ops::Range<u64>) {
+        let each = in_flight.div_ceil(self.gateways.len() as u32);
+        for bound in &mut self.gateways {
+            (bound.closed_window, bound.talking) = (each, talking.clone());
+        }
+    }
+}
+
 impl Crowd for Front {
     fn connected(&mut self, who: u32, _now_ns: u64, reply: &mut Reply) {
-        match who.checked_sub(1) {
-            None => self.bound.connected(reply),
-            Some(agent) => self.agents.connected(agent, reply),
+        let gateways = self.gateways.len() as u32;
+        match self.gateways.get_mut(who as usize) {
+            Some(bound) => bound.connected(reply),
+            None => self.agents.connected(who - gateways, reply),
         }
     }
 
     fn frame(&mut self, who: u32, now_ns: u64, frame: Frame<'_>, reply: &mut Reply) {
-        match who {
-            0 => self.bound.frame(now_ns, frame, reply),
-            _ => self.agents.frame(now_ns, frame, reply),
+        match self.gateways.get_mut(who as usize) {
+            Some(bound) => bound.frame(now_ns, frame, reply),
+            None => self.agents.frame(now_ns, frame, reply),
         }
     }
 
     fn again(&mut self, who: u32, now_ns: u64, reply: &mut Reply) {
-        match who {
-            0 => self.bound.carry_on(now_ns, reply),
-            _ => self.agents.declare(reply),
+        match self.gateways.get_mut(who as usize) {
+            Some(bound) => bound.carry_on(now_ns, reply),
+            None => self.agents.declare(reply),
         }
     }
 
@@ -107,6 +138,10 @@ struct Load {
     swarm: Swarm,
     front: Front,
     lateness: Latency,
+    /// Starts of each gateway that found nobody idle.
+    owed: Vec<VecDeque<u64>>,
+    /// Whose turn it is.
+    turn: usize,
 }
 
 impl Load {
@@ -114,26 +149,33 @@ impl Load {
         let run = run_number();
         let site = format!("bench-{run:016x}");
         stage.control.add_site(&site)?;
-        let ticket = stage.control.gateway(&site, "bench")?;
         let tickets = stage.control.agents(&site, args.agents as usize)?;
         let capacity = u16::try_from(args.visitors.div_ceil(args.agents.max(1)) + 4).unwrap_or(u16::MAX);
-        let bound = BoundVisitors::new(ticket, args.visitors, (run << 24) | 2, args.body_bytes);
+        let mut gateways = Vec::new();
+        for number in 0..args.gateways {
+            let ticket = stage.control.gateway(&site, &format!("bench-{number}"))?;
+            let devices = (run << 24) + u64::from(number) * DEVICES + 2;
+            let share = args.visitors / args.gateways + u32::from(number < args.visitors % args.gateways);
+            gateways.push(BoundVisitors::new(ticket, share, devices, args.body_bytes));
+        }
         let agents = Agents::new(tickets, (run << 24) | 1 << 23, capacity);
-        let swarm = Swarm::open(1 + args.agents, stage.ports, Transports::Binary, Instant::now())?;
-        let mut load = Self { swarm, front: Front { bound, agents, gone: 0 }, lateness: Latency::new() };
-        load.swarm.dial(1..1 + args.agents);
+        let (first, all) = (args.gateways, args.gateways + args.agents);
+        let swarm = Swarm::open(all, stage.ports, Transports::Binary, Instant::now())?;
+        let owed = vec![VecDeque::new(); gateways.len()];
+        let front = Front { gateways, agents, gone: 0 };
+        let mut load = Self { swarm, front, lateness: Latency::new(), owed, turn: 0 };
+        load.swarm.dial(first..all);
         load.until(|front| front.agents.present == front.agents.len(), "not every agent came online")?;
-        load.swarm.dial(0..1);
-        load.until(|front| front.bound.opened == front.bound.len(), "not every visitor was bound")?;
+        load.swarm.dial(0..first);
+        let opened = |front: &Front| front.sum(|bound| bound.opened.into()) == front.visitors();
+        load.until(opened, "not every visitor was bound")?;
         // A message each, so that every subscription is live before anything is measured.
-        (load.front.bound.closed_window, load.front.bound.talking) = (FIRST_WINDOW, 0..u64::MAX);
+        load.front.set_window(FIRST_WINDOW, 0..u64::MAX);
         load.carry_on();
-        load.until(
-            |front| front.bound.completed >= front.bound.len().into(),
-            "not every visitor was answered",
-        )?;
-        load.front.bound.closed_window = 0;
-        load.until(|front| front.bound.in_flight == 0, "not every visitor was answered")?;
+        let answered = |front: &Front| front.sum(|bound| bound.completed) >= front.visitors();
+        load.until(answered, "not every visitor was answered")?;
+        load.front.set_window(0, 0..0);
+        load.until(|front| front.in_flight() == 0, "not every visitor was answered")?;
         Ok(load)
     }
 
@@ -142,16 +184,16 @@ impl Load {
         while !done(&self.front) {
             self.turn(end);
             if self.swarm.now_ns() >= end || self.front.gone > 0 {
-                let bound = &self.front.bound;
+                let front = &self.front;
+                let faults: Vec<_> = front.gateways.iter().flat_map(|bound| &bound.faults).collect();
                 return Err(format!(
                     "{what}: {} of {} visitors have a conversation, {} messages were delivered, {} BUSY, {} connections lost, \
-                     {:?}",
-                    bound.opened,
-                    bound.len(),
-                    bound.completed,
-                    bound.busy,
-                    self.front.gone,
-                    bound.faults
+                     {faults:?}",
+                    front.sum(|bound| bound.opened.into()),
+                    front.visitors(),
+                    front.sum(|bound| bound.completed),
+                    front.sum(|bound| bound.busy),
+                    front.gone,
                 ));
             }
         }
@@ -160,7 +202,7 @@ impl Load {
 
     /// A turn that also tries again what was refused for now.
     fn turn(&mut self, end: u64) {
-        let retry = self.front.bound.retry_ns();
+        let retry = self.front.gateways.iter().map(BoundVisitors::retry_ns).min().unwrap_or(u64::MAX);
         self.swarm.turn(&mut self.front, end.min(retry));
         if retry <= self.swarm.now_ns() {
             self.carry_on();
@@ -168,45 +210,57 @@ impl Load {
     }
 
     fn carry_on(&mut self) {
-        let (now, bound) = (self.swarm.now_ns(), &mut self.front.bound);
-        self.swarm.write(0, |reply| bound.carry_on(now, reply));
+        let now = self.swarm.now_ns();
+        for (who, bound) in (0..).zip(&mut self.front.gateways) {
+            self.swarm.write(who, |reply| bound.carry_on(now, reply));
+        }
     }
 
     /// As fast as answers come, `in_flight` at a time.
     fn closed(&mut self, in_flight: u32, end: u64) {
-        (self.front.bound.closed_window, self.front.bound.talking) = (in_flight, 0..end);
+        self.front.set_window(in_flight, 0..end);
         self.carry_on();
         while self.swarm.now_ns() < end {
             self.turn(end);
         }
     }
 
-    /// At the times of the schedule; a start that finds nobody idle, or too many in flight, waits and is late.
+    /// At the times of the schedule, gateways in turn; a start that finds nobody idle there, or too many in flight, waits
+    /// and is late.
     fn open_loop(&mut self, schedule: &mut Schedule, in_flight: u32, end: u64) {
-        let mut owed = None;
         loop {
             let now = self.swarm.now_ns();
-            let (front, lateness) = (&mut self.front, &mut self.lateness);
-            self.swarm.write(0, |reply| {
-                while front.bound.in_flight < in_flight {
-                    let Some(at) =
-                        owed.take().or_else(|| schedule.due(now.min(end)).map(|start| start.at_ns))
-                    else {
-                        break;
-                    };
-                    if !front.bound.say(at, reply) {
-                        owed = Some(at);
-                        break;
-                    }
-                    if front.bound.window.contains(&at) {
-                        lateness.record_ns(now - at);
-                    }
+            let owed: usize = self.owed.iter().map(VecDeque::len).sum();
+            let mut room = u64::from(in_flight).saturating_sub(self.front.in_flight() + owed as u64);
+            while room > 0
+                && let Some(start) = schedule.due(now.min(end))
+            {
+                room -= 1;
+                self.owed[self.turn].push_back(start.at_ns);
+                self.turn = (self.turn + 1) % self.owed.len();
+            }
+            let mut waits = false;
+            let lateness = &mut self.lateness;
+            for (who, (bound, owed)) in (0..).zip(self.front.gateways.iter_mut().zip(&mut self.owed)) {
+                if owed.is_empty() {
+                    continue;
                 }
-            });
+                self.swarm.write(who, |reply| {
+                    while let Some(&at) = owed.front()
+                        && bound.say(at, reply)
+                    {
+                        owed.pop_front();
+                        if bound.window.contains(&at) {
+                            lateness.record_ns(now - at);
+                        }
+                    }
+                });
+                waits |= !owed.is_empty();
+            }
             if now >= end {
                 return;
             }
-            self.turn(if owed.is_some() { end } else { schedule.next_ns().min(end) });
+            self.turn(if waits || room == 0 { end } else { schedule.next_ns().min(end) });
         }
     }
 }
@@ -216,45 +270,62 @@ impl Load {
 /// # Errors
 /// A sentence when the run could not be made at all; what goes wrong within it is in the report.
 pub fn run(args: &GatewayArgs) -> Result<Report, String> {
-    if !(1..=VISITORS_MAX).contains(&args.visitors) || args.in_flight == 0 || args.rate == Some(0) {
-        return Err(format!("--visitors must be 1 to {VISITORS_MAX}, --in-flight and --rate at least 1"));
+    if !(1..=GATEWAYS_MAX).contains(&args.gateways) || args.in_flight == 0 || args.rate == Some(0) {
+        return Err(format!("--gateways must be 1 to {GATEWAYS_MAX}, --in-flight and --rate at least 1"));
     }
-    let mut stage = Stage::open(&args.stage, 1 + args.agents)?;
+    if args.visitors < args.gateways || args.visitors.div_ceil(args.gateways) > VISITORS_MAX {
+        return Err(format!("--visitors must be 1 to {VISITORS_MAX} for each gateway"));
+    }
+    let mut stage = Stage::open(&args.stage, args.gateways + args.agents)?;
     let mut load = Load::begin(&mut stage, args)?;
     let begin = load.swarm.now_ns();
     let start = begin + args.warmup * SECOND;
     let end = start + args.seconds * SECOND;
     let mut schedule = args.rate.map(|rate| Schedule::new(args.seed, rate, args.arrivals, 1, begin));
-    load.front.bound.measure(start..end);
-    let mut cpu = [0; 2];
-    for (at, until) in [(0, start), (1, end)] {
-        cpu[at] = environment::thread_cpu_ns();
+    load.front.gateways.iter_mut().for_each(|bound| bound.measure(start..end));
+    let at = |ns: u64| Instant::now() + Duration::from_nanos(ns - begin);
+    let watch = Watch::over(stage.control.address(), stage.pid, at(start), at(end));
+    let mut looks = [(0, Slices::default()); 2];
+    for (look, until) in [(0, start), (1, end)] {
         match &mut schedule {
             Some(schedule) => load.open_loop(schedule, args.in_flight, until),
             None => load.closed(args.in_flight, until),
         }
+        looks[look] = (environment::thread_cpu_ns(), Slices::own());
     }
-    let generator_cpu = (environment::thread_cpu_ns() - cpu[1]) as f64 / (args.seconds * SECOND) as f64;
-    load.front.bound.closed_window = 0;
+    let generator_cpu = (looks[1].0 - looks[0].0) as f64 / (args.seconds * SECOND) as f64;
+    load.front.set_window(0, 0..0);
     let drained = load.swarm.now_ns() + DRAIN_NS;
-    while load.front.bound.in_flight > 0 && load.swarm.now_ns() < drained {
+    while load.front.in_flight() > 0 && load.swarm.now_ns() < drained {
         load.turn(drained);
     }
+    let mut toll = Toll::between(&watch.sights()?, [looks[0].1, looks[1].1]);
     let server_version = stage.control.server_version()?;
-    let Load { front, lateness, swarm } = load;
+    let Load { front, lateness, swarm, .. } = load;
     drop(swarm);
+    toll.measure_append(stage.control.data())?;
     stage.close()?;
-    Ok(report(args, &front, &lateness, server_version, generator_cpu).judge())
+    Ok(report(args, &front, &lateness, server_version, (generator_cpu, toll)).judge())
 }
 
-fn report(args: &GatewayArgs, front: &Front, lateness: &Latency, server_version: String, cpu: f64) -> Report {
-    let bound = &front.bound;
-    let mut errors = bound.faults.clone();
-    errors.extend(front.agents.faults.clone());
+fn report(
+    args: &GatewayArgs,
+    front: &Front,
+    lateness: &Latency,
+    server_version: String,
+    (cpu, toll): (f64, Toll),
+) -> Report {
+    let mut errors = front.agents.faults.clone();
+    let (mut ack, mut deliver) = (Latency::new(), Latency::new());
+    for bound in &front.gateways {
+        bound.faults.iter().for_each(|(what, count)| *errors.entry(what.clone()).or_default() += count);
+        ack.add(&bound.ack);
+        deliver.add(&bound.deliver);
+    }
     for (what, count) in [
-        ("message without ACK or DELIVER", u64::from(bound.in_flight)),
+        ("message without ACK or DELIVER", front.in_flight()),
         ("connection lost", front.gone),
-        ("refused for now: BUSY", bound.busy),
+        ("refused for now: BUSY", front.sum(|bound| bound.busy)),
     ] {
         if count > 0 {
             errors.insert(what.into(), count);
@@ -265,20 +336,18 @@ fn report(args: &GatewayArgs, front: &Front, lateness: &Latency, server_version:
         None => format!("closed loop, {} in flight", args.in_flight),
     };
     Report {
-        messages_per_second: round2(bound.window_acks as f64 / args.seconds as f64),
-        latency_us: Latencies {
-            send_ack: bound.ack.percentiles(),
-            send_deliver: bound.deliver.percentiles(),
-        },
-        messages: bound.offered,
+        messages_per_second: round2(front.sum(|bound| bound.window_acks) as f64 / args.seconds as f64),
+        latency_us: Latencies { send_ack: ack.percentiles(), send_deliver: deliver.percentiles() },
+        messages: front.sum(|bound| bound.offered),
         unloaded_ack_us: None,
         unloaded_deliver_us: None,
         append_4k_us: None,
         ratio_unloaded_ack_to_append: None,
+        toll: Some(toll),
         refused: None,
         errors: errors.values().sum(),
-        lost: bound.lost + front.agents.lost,
-        duplicated: bound.repeated,
+        lost: front.sum(|bound| bound.lost) + front.agents.lost,
+        duplicated: front.sum(|bound| bound.repeated),
         reordered: 0,
         error_detail: errors,
         environment: Environment {

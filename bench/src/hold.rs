@@ -14,7 +14,9 @@ use crate::chat::run_number;
 use crate::environment::Machine;
 use crate::memory;
 use crate::report::round2;
+use crate::sign::SiteSigner;
 use crate::stage::{Stage, StageArgs};
+use crate::swarm::secure::Secured;
 use crate::swarm::visitors::Visitors;
 use crate::swarm::{Swarm, Transports};
 
@@ -27,11 +29,31 @@ const WINDOW: u32 = WARM_UP;
 const WARM_UP_SWEEPS: u32 = 10;
 /// How long everybody is silent before memory is looked at again.
 const SILENCE_NS: u64 = 2_000_000_000;
-/// A visitor, its session and its conversation may cost the server this much when idle, bytes.
+/// A visitor, its session and its conversation may cost the server this much when idle, bytes; TLS, whose session comes on
+/// top, is printed and not judged.
 pub const USER_BYTES_MAX: u64 = 400;
 /// How long a phase may take: a minute, and a millisecond per connection.
 const PHASE_NS: u64 = 60_000_000_000;
 const PHASE_NS_EACH: u64 = 1_000_000;
+
+/// Who signs the visitors' tickets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum TicketKind {
+    /// The server, with HMAC-SHA256.
+    Hs256,
+    /// The site's own system, with Ed25519.
+    Eddsa,
+}
+
+impl TicketKind {
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hs256 => "hs256",
+            Self::Eddsa => "eddsa",
+        }
+    }
+}
 
 /// Options of `hold`.
 #[derive(Args, Debug)]
@@ -42,6 +64,9 @@ pub struct HoldArgs {
     /// How they connect.
     #[arg(long, value_enum, default_value_t = Transports::Binary)]
     pub transport: Transports,
+    /// Who signs their tickets.
+    #[arg(long, value_enum, default_value_t = TicketKind::Hs256)]
+    pub tickets: TicketKind,
     /// Bytes of the message that each sends.
     #[arg(long, default_value_t = 200)]
     pub body_bytes: usize,
@@ -58,8 +83,10 @@ pub struct HoldArgs {
 pub struct HoldReport {
     /// Connections asked for.
     pub connections: u32,
-    /// `binary`, `websocket` or `mixed`.
+    /// `binary`, `websocket`, `mixed` or `tls`.
     pub transport: String,
+    /// `hs256` or `eddsa`.
+    pub tickets: String,
     /// Growth of the server's anonymous memory per connection after the warm-up.
     pub user_bytes_per_connection: u64,
     /// Growth of slabs and TCP pages of the machine per connection, halved for the two ends.
@@ -92,7 +119,7 @@ impl HoldReport {
         self.greeted == self.connections
             && self.answered == self.connections
             && self.errors == 0
-            && self.user_bytes_per_connection <= USER_BYTES_MAX
+            && (self.transport == "tls" || self.user_bytes_per_connection <= USER_BYTES_MAX)
     }
 }
 
@@ -105,6 +132,12 @@ pub fn run(args: &HoldArgs) -> Result<bool, String> {
     println!("{report}");
     crate::environment::write_json(args.json.as_deref(), &report)?;
     Ok(report.passed())
+}
+
+/// Seconds since 1970.
+fn now_s() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// A crowd that is connected step by step.
@@ -126,12 +159,35 @@ impl Gathering {
         transports: Transports,
         body_bytes: usize,
     ) -> Result<Self, String> {
+        Self::with_tickets(stage, count, (transports, TicketKind::Hs256), body_bytes)
+    }
+
+    /// As [`Gathering::new`], with tickets of this kind.
+    ///
+    /// # Errors
+    /// As [`Gathering::new`].
+    pub fn with_tickets(
+        stage: &mut Stage,
+        count: u32,
+        (transports, kind): (Transports, TicketKind),
+        body_bytes: usize,
+    ) -> Result<Self, String> {
         let run = run_number();
         let site = format!("bench-{run:016x}");
         stage.control.add_site(&site)?;
-        let tickets = stage.control.many_visitors(&site, count)?;
+        let tickets = match kind {
+            TicketKind::Hs256 => stage.control.many_visitors(&site, count)?,
+            TicketKind::Eddsa => {
+                let signer = SiteSigner::new(run);
+                let kid = stage.control.add_site_key(&site, &signer.public_hex())?;
+                signer.tickets(&kid, count, now_s())
+            }
+        };
         let visitors = Visitors::new(tickets, (run << 24) | 1, body_bytes);
-        let swarm = Swarm::open(count, stage.ports, transports, Instant::now())?;
+        let mut swarm = Swarm::open(count, stage.ports, transports, Instant::now())?;
+        if let Some(certificate) = stage.certificate.clone().filter(|_| transports == Transports::Tls) {
+            swarm.secure(Secured::new(count, certificate)?);
+        }
         Ok(Self { swarm, visitors })
     }
 
@@ -251,8 +307,9 @@ fn measure(args: &HoldArgs) -> Result<HoldReport, String> {
     if all == 0 {
         return Err("--connections must be at least 1".into());
     }
-    let mut stage = Stage::open(&args.stage, all)?;
-    let mut gathering = Gathering::new(&mut stage, all, args.transport, args.body_bytes)?;
+    let mut stage = Stage::open_for(&args.stage, all, args.transport)?;
+    let kind = (args.transport, args.tickets);
+    let mut gathering = Gathering::with_tickets(&mut stage, all, kind, args.body_bytes)?;
     gathering.visitors.opening = false;
     let warm = (all / 10).min(WARM_UP);
     gathering.connect(0..warm)?;
@@ -287,6 +344,7 @@ fn measure(args: &HoldArgs) -> Result<HoldReport, String> {
     Ok(HoldReport {
         connections: all,
         transport: args.transport.name().into(),
+        tickets: args.tickets.name().into(),
         user_bytes_per_connection: memory::each(before.0, after.0, added),
         kernel_bytes_per_connection: memory::each(before.1, after.1, added) / 2,
         connects_per_second: round2(f64::from(added) / connect_s),
@@ -305,7 +363,7 @@ fn measure(args: &HoldArgs) -> Result<HoldReport, String> {
 impl std::fmt::Display for HoldReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut line = |name: &str, value: String| writeln!(f, "  {name:<32}{value:>12}");
-        line("connections", format!("{} {}", self.connections, self.transport))?;
+        line("connections", format!("{} {} {}", self.connections, self.transport, self.tickets))?;
         line("greeted", self.greeted.to_string())?;
         line("answered", self.answered.to_string())?;
         line("user bytes per connection", self.user_bytes_per_connection.to_string())?;

@@ -346,7 +346,7 @@ impl RelayLoad {
             .encode(0, 0, &mut message);
         assert!(message.len() > HEADER_BYTES, "a message has a body");
         let total = args.connections + args.agents;
-        let ports = Ports { binary: relay.address, websocket: relay.address };
+        let ports = Ports { binary: relay.address, websocket: relay.address, tls: relay.address };
         let swarm = Swarm::open(total, ports, Transports::Binary, Instant::now())?;
         let crowd = RelayCrowd {
             senders: args.connections,

@@ -27,11 +27,14 @@ mod relay;
 mod report;
 mod schedule;
 mod server;
+mod sign;
 mod slowloris;
 mod stage;
 mod stalled;
 mod storm;
 mod swarm;
+mod toll;
+mod upgrade;
 mod websocket;
 
 use std::num::NonZeroU64;
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Stalled(args) => stalled::run(&args),
         Command::Slowloris(args) => slowloris::run(&args),
         Command::Limit(args) => limit::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

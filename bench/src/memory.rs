@@ -28,8 +28,12 @@ pub fn anonymous_bytes(pid: u32) -> Result<u64, String> {
 /// Slabs and TCP pages of the whole machine, bytes. 0 where /proc does not tell.
 pub fn kernel_bytes() -> u64 {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let sockstat = std::fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
-    field(&meminfo, "Slab").unwrap_or(0) * 1024 + tcp_pages(&sockstat) * page_bytes()
+    field(&meminfo, "Slab").unwrap_or(0) * 1024 + tcp_bytes()
+}
+
+/// What TCP holds of bytes in the kernel, of the whole machine and with the kernel's own bookkeeping.
+pub fn tcp_bytes() -> u64 {
+    tcp_pages(&std::fs::read_to_string("/proc/net/sockstat").unwrap_or_default()) * page_bytes()
 }
 
 /// Pages behind `mem` in the line `TCP: inuse 5 orphan 0 tw 0 alloc 7 mem 1`.

@@ -68,7 +68,13 @@ impl Drop for Relay {
 fn serve(listener: TcpListener, slots: u32, core: usize, stop: &AtomicBool) -> Result<(), String> {
     pin(core)?;
     let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
-    let config = SocketRingConfig { slots, receive_buffers: 2048, receive_buffer_bytes: 4096, to };
+    let config = SocketRingConfig {
+        slots,
+        receive_buffers: 2048,
+        receive_buffer_bytes: 4096,
+        receive_socket_bytes: 0,
+        to,
+    };
     let mut ring = SocketRing::open(&config).map_err(|e| format!("no ring for the relay: {e}"))?;
     ring.accept(listener.into());
     let mut listeners = Vec::new();

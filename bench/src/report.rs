@@ -7,6 +7,8 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::toll::Toll;
+
 /// Longest latency a histogram keeps apart, one minute in microseconds; longer ones count as this.
 const LATENCY_US_MAX: u64 = 60_000_000;
 
@@ -25,6 +27,12 @@ impl Latency {
     /// Adds one latency in nanoseconds, rounded to the nearest microsecond, at least 1.
     pub fn record_ns(&mut self, ns: u64) {
         self.histogram.saturating_record(((ns + 500) / 1000).max(1));
+    }
+
+    /// Adds the samples of another.
+    pub fn add(&mut self, other: &Self) {
+        let added = self.histogram.add(&other.histogram);
+        added.expect("all histograms have the same bounds");
     }
 
     /// Number of samples.
@@ -159,6 +167,9 @@ pub struct Report {
     pub append_4k_us: Option<Single>,
     /// `unloaded_ack_us.p50 / append_4k_us.p50`.
     pub ratio_unloaded_ack_to_append: Option<f64>,
+    /// What disk and scheduler took, where it was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub toll: Option<Toll>,
     /// What the errors were, with their numbers.
     pub error_detail: std::collections::BTreeMap<String, u64>,
     /// Why percentiles are withheld, when they are.
@@ -241,6 +252,9 @@ impl std::fmt::Display for Report {
         }
         if let Some(ratio) = self.ratio_unloaded_ack_to_append {
             writeln!(f, "  {:<22}{ratio:>10.2} ({})", "ack / append", e.append_mode)?;
+        }
+        if let Some(toll) = &self.toll {
+            write!(f, "{toll}")?;
         }
         writeln!(
             f,

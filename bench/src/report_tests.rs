@@ -17,6 +17,7 @@ fn sample() -> Report {
         append_4k_us: Some(Single { p50: 120, p99: 200, samples: 500 }),
         ratio_unloaded_ack_to_append: None,
         error_detail: Default::default(),
+        toll: None,
         refused: None,
         environment: Environment {
             kernel: "6.1".into(),

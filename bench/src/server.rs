@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,8 @@ pub struct Launch {
     pub shards: Option<u16>,
     /// `--config`, when given.
     pub config: Option<PathBuf>,
+    /// `--take-over`: from the process that serves this folder now.
+    pub take_over: bool,
     /// Where its standard error is appended.
     pub log: PathBuf,
 }
@@ -67,6 +69,9 @@ impl Server {
         }
         if let Some(config) = &launch.config {
             command.arg("--config").arg(config);
+        }
+        if launch.take_over {
+            command.arg("--take-over");
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().map_err(|e| format!("cannot start {name}: {e}"))?;
@@ -126,16 +131,35 @@ impl Server {
     pub fn stop(mut self) -> Result<(), String> {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, Signal::TERM).map_err(|e| format!("cannot stop the server: {e}"))?;
-        let end = Instant::now() + DRAIN;
+        match self.ended_within(DRAIN)? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(format!("the server ended its drain with {status}")),
+            None => Err(format!("the server did not end within {} s of SIGTERM", DRAIN.as_secs())),
+        }
+    }
+
+    /// Waits until the process ends by itself; what it said since it was ready.
+    ///
+    /// # Errors
+    /// A sentence when it ends with another status than 0 or not in time.
+    pub fn await_end(mut self, limit: Duration) -> Result<Vec<String>, String> {
+        match self.ended_within(limit)? {
+            Some(status) if status.success() => Ok(self.lines.iter().collect()),
+            Some(status) => Err(format!("the old server ended with {status}")),
+            None => Err(format!("the old server did not end within {} s", limit.as_secs())),
+        }
+    }
+
+    fn ended_within(&mut self, limit: Duration) -> Result<Option<ExitStatus>, String> {
+        let end = Instant::now() + limit;
         while Instant::now() < end {
             match self.child.try_wait() {
-                Ok(Some(status)) if status.success() => return Ok(()),
-                Ok(Some(status)) => return Err(format!("the server ended its drain with {status}")),
                 Ok(None) => std::thread::sleep(Duration::from_millis(10)),
+                Ok(ended) => return Ok(ended),
                 Err(e) => return Err(format!("cannot await the server: {e}")),
             }
         }
-        Err(format!("the server did not end within {} s of SIGTERM", DRAIN.as_secs()))
+        Ok(None)
     }
 }
 
@@ -182,6 +206,7 @@ mod tests {
             http: address,
             shards: Some(2),
             config: None,
+            take_over: false,
             log: dir.join("log"),
         }
     }
@@ -202,7 +227,18 @@ mod tests {
         let bad = launch("bad", &format!("trap 'exit 4' TERM\necho ready\n{forever}"));
         assert!(Server::start(&bad).unwrap().stop().unwrap_err().contains('4'));
 
-        for used in [kind, early, bad] {
+        let heir = Launch { take_over: true, ..launch("heir", "echo ready\necho \"after $*\"") };
+        let said = Server::start(&heir).unwrap().await_end(DRAIN).unwrap();
+        assert!(
+            said.len() == 1 && said[0].starts_with("after ") && said[0].contains("--take-over"),
+            "{said:?}"
+        );
+        let fails = launch("fails", "echo ready\nexit 5");
+        assert!(Server::start(&fails).unwrap().await_end(DRAIN).unwrap_err().contains('5'));
+        let stays = Server::start(&kind).unwrap().await_end(Duration::from_millis(50));
+        assert!(stays.unwrap_err().contains("did not end"));
+
+        for used in [kind, early, bad, heir, fails] {
             assert!(claim_folder(&used.data).unwrap_err().contains("not empty"));
             std::fs::remove_dir_all(&used.data).unwrap();
             claim_folder(&used.data).unwrap();

@@ -2,18 +2,20 @@
 //! thrown out. What do those notice who behave?
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::Instant;
 
 use clap::Args;
 use ringdesk_protocol::{ClientMessage, Frame, Role};
 use serde::Serialize;
 
-use crate::bystanders::{Beside, Pace, WithVisitors, drive, measure, p99};
-use crate::chat::run_number;
+use crate::bystanders::{Beside, Judged, Pace, drive, measure, p99};
 use crate::environment::{self, Machine};
+use crate::hold::Gathering;
 use crate::stage::{Stage, StageArgs};
-use crate::swarm::visitors::Visitors;
-use crate::swarm::{Crowd, Reply, Swarm, Transports};
+use crate::swarm::{Crowd, Ports, Reply, Swarm, Transports};
 
 /// How long connecting everybody may take.
 const SETUP_NS: u64 = 60_000_000_000;
@@ -21,6 +23,10 @@ const SETUP_NS: u64 = 60_000_000_000;
 const BYTE_NS: u64 = 10_000_000_000;
 /// A thrown-out one comes back after this.
 const BACK_NS: u64 = 200_000_000;
+/// Bytes of the ticket in a HELLO that never ends; a real one has about as many.
+const HELLO_TICKET_BYTES: usize = 300;
+/// Between two groups of arrivals.
+const BETWEEN_ARRIVALS_NS: u64 = 10_000_000;
 /// How much more the others' p99 may be.
 const P99_GROWTH_MAX: f64 = 1.10;
 
@@ -36,12 +42,18 @@ pub struct SlowlorisArgs {
     /// Messages per second of the others.
     #[arg(long, default_value_t = 2000)]
     pub rate: u64,
-    /// Rounds with and without.
-    #[arg(long, default_value_t = 3)]
+    /// Rounds: several measurements without, everybody slow arrives, as many with, and all of them leave again.
+    #[arg(long, default_value_t = 4)]
     pub rounds: u32,
+    /// Measurements in a row, without and with.
+    #[arg(long, default_value_t = 3)]
+    pub measurements: u32,
     /// Seconds of one measurement.
-    #[arg(long, default_value_t = 4.0)]
+    #[arg(long, default_value_t = 2.0)]
     pub seconds: f64,
+    /// Slow connections that arrive per second: as many are thrown out per second ten seconds later.
+    #[arg(long, default_value_t = 1_000)]
+    pub arrivals: u32,
     /// Write the figures as JSON.
     #[arg(long)]
     pub json: Option<PathBuf>,
@@ -55,13 +67,10 @@ pub struct SlowlorisArgs {
 pub struct SlowlorisReport {
     /// Connections that say one byte in ten seconds.
     pub connections: u32,
-    /// p99 of the others, microseconds: medians.
-    pub p99_without_us: f64,
-    /// See `p99_without_us`.
-    pub p99_with_us: f64,
-    /// The second by the first.
-    pub p99_ratio: f64,
-    /// Every round.
+    /// p99 of the others: medians, and whether they keep the bound.
+    #[serde(flatten)]
+    pub judged: Judged,
+    /// Every measurement.
     pub others: Beside,
     /// Slow connections that the server ended.
     pub thrown_out: u64,
@@ -76,9 +85,12 @@ pub struct SlowlorisReport {
 }
 
 impl SlowlorisReport {
-    /// Others as before.
-    pub fn passed(&self) -> bool {
-        self.errors == 0 && self.p99_ratio <= P99_GROWTH_MAX
+    /// Others as before, nothing that should not have happened to them.
+    ///
+    /// # Errors
+    /// A sentence when noise does not allow to tell.
+    pub fn outcome(&self) -> Result<bool, String> {
+        self.judged.outcome(self.errors == 0)
     }
 }
 
@@ -87,169 +99,187 @@ impl SlowlorisReport {
 /// # Errors
 /// A sentence when the run could not be made.
 pub fn run(args: &SlowlorisArgs) -> Result<bool, String> {
-    if args.connections == 0 || args.others == 0 || args.rounds == 0 || args.rate == 0 {
-        return Err("--connections, --others, --rounds and --rate must be at least 1".into());
+    let least = [args.connections, args.others, args.rounds, args.measurements, args.arrivals];
+    if least.contains(&0) || args.rate == 0 {
+        return Err(
+            "--connections, --others, --rounds, --measurements, --arrivals and --rate must be at least 1"
+                .into(),
+        );
     }
     let report = compare(args)?;
     println!("{report}");
     environment::write_json(args.json.as_deref(), &report)?;
-    Ok(report.passed())
+    report.outcome()
 }
 
-/// Visitors first, then those who dawdle.
-struct Hall {
-    visitors: Visitors,
-    /// A HELLO, of which each dawdler has sent so many bytes.
+/// What the two threads tell each other.
+#[derive(Default)]
+struct Tally {
+    /// The dawdlers are wanted.
+    slow: AtomicBool,
+    quit: AtomicBool,
+    standing: AtomicU32,
+    stood: AtomicU32,
+    thrown_out: AtomicU64,
+}
+
+/// Those who dawdle.
+struct Dawdlers {
+    /// A HELLO, of which each has sent so many bytes.
     hello: Vec<u8>,
     sent: Vec<u16>,
     slow: bool,
     standing: u32,
-    stood: u32,
-    thrown_out: u64,
+    tally: Arc<Tally>,
 }
 
-impl Hall {
-    fn say_byte(&mut self, dawdler: usize, now_ns: u64, reply: &mut Reply) {
-        let at = usize::from(self.sent[dawdler]);
-        if at < self.hello.len() - 1 {
-            reply.frames.push(self.hello[at]);
-            self.sent[dawdler] += 1;
+impl Crowd for Dawdlers {
+    fn connected(&mut self, who: u32, now_ns: u64, reply: &mut Reply) {
+        self.sent[who as usize] = 0;
+        self.standing += 1;
+        self.tally.stood.fetch_max(self.standing, Relaxed);
+        reply.settled = true;
+        self.again(who, now_ns, reply);
+    }
+
+    fn frame(&mut self, _who: u32, _now_ns: u64, _frame: Frame<'_>, _reply: &mut Reply) {}
+
+    // A byte asked for by an earlier connection of the same one may come early: no harm.
+    fn again(&mut self, who: u32, now_ns: u64, reply: &mut Reply) {
+        let sent = &mut self.sent[who as usize];
+        if usize::from(*sent) < self.hello.len() - 1 {
+            reply.frames.push(self.hello[usize::from(*sent)]);
+            *sent += 1;
             reply.again_ns = Some(now_ns + BYTE_NS);
         }
     }
-}
 
-impl WithVisitors for Hall {
-    fn visitors(&mut self) -> &mut Visitors {
-        &mut self.visitors
+    fn gone(&mut self, _who: u32, now_ns: u64, _errno: i32) -> Option<u64> {
+        self.standing = self.standing.saturating_sub(1);
+        self.tally.thrown_out.fetch_add(u64::from(self.slow), Relaxed);
+        self.slow.then_some(now_ns + BACK_NS)
     }
 }
 
-impl Crowd for Hall {
-    fn connected(&mut self, who: u32, now_ns: u64, reply: &mut Reply) {
-        match who.checked_sub(self.visitors.len()) {
-            None => self.visitors.connected(who, now_ns, reply),
-            Some(dawdler) => {
-                self.sent[dawdler as usize] = 0;
-                self.standing += 1;
-                self.stood = self.stood.max(self.standing);
-                reply.settled = true;
-                self.say_byte(dawdler as usize, now_ns, reply);
-            }
+/// The dawdlers' thread, so that nothing they do delays the others' generator: until told to quit, lets them arrive
+/// evenly (the server's greeting time then throws them out as evenly) when they are wanted, and drops them when not.
+fn dawdle(mut dawdlers: Dawdlers, ports: Ports, arrivals: u32) -> Result<(), String> {
+    let total = dawdlers.sent.len() as u32;
+    let tally = dawdlers.tally.clone();
+    let mut swarm = Swarm::open(total, ports, Transports::Binary, Instant::now())?;
+    let (mut begin, mut next) = (0, total);
+    while !tally.quit.load(Relaxed) {
+        let slow = tally.slow.load(Relaxed);
+        if slow && !dawdlers.slow {
+            (begin, next) = (swarm.now_ns(), 0);
         }
-    }
-
-    fn frame(&mut self, who: u32, now_ns: u64, frame: Frame<'_>, reply: &mut Reply) {
-        if who < self.visitors.len() {
-            self.visitors.frame(who, now_ns, frame, reply);
+        dawdlers.slow = slow;
+        if slow && next < total {
+            let due = (swarm.now_ns() - begin) as f64 / 1e9 * f64::from(arrivals);
+            let upto = total.min(due as u32 + 1);
+            swarm.dial(next..upto.max(next));
+            next = upto.max(next);
+        } else if !slow && dawdlers.standing > 0 {
+            // Whoever was about to come back does so once more and is dropped too.
+            (0..total).for_each(|who| swarm.abort(who));
         }
+        let end = swarm.now_ns() + BETWEEN_ARRIVALS_NS;
+        swarm.run(&mut dawdlers, end, |_| false);
+        tally.standing.store(dawdlers.standing, Relaxed);
     }
-
-    fn again(&mut self, who: u32, now_ns: u64, reply: &mut Reply) {
-        match who.checked_sub(self.visitors.len()) {
-            None => self.visitors.again(who, now_ns, reply),
-            // A byte asked for by an earlier connection of the same one may come early: no harm.
-            Some(dawdler) => self.say_byte(dawdler as usize, now_ns, reply),
-        }
-    }
-
-    fn gone(&mut self, who: u32, now_ns: u64, errno: i32) -> Option<u64> {
-        match who.checked_sub(self.visitors.len()) {
-            None => self.visitors.gone(who, now_ns, errno),
-            Some(_) => {
-                self.standing = self.standing.saturating_sub(1);
-                self.thrown_out += u64::from(self.slow);
-                self.slow.then_some(now_ns + BACK_NS)
-            }
-        }
-    }
+    Ok(())
 }
 
 fn compare(args: &SlowlorisArgs) -> Result<SlowlorisReport, String> {
-    let total = args.others + args.connections;
-    let mut stage = Stage::open(&args.stage, total)?;
-    let run = run_number();
-    let site = format!("bench-{run:016x}");
-    stage.control.add_site(&site)?;
-    let tickets = stage.control.many_visitors(&site, args.others)?;
+    let mut stage = Stage::open(&args.stage, args.others + args.connections)?;
+    let mut others = Gathering::new(&mut stage, args.others, Transports::Binary, 200)?;
+    others.visitors.opening = false;
+    others.connect(0..args.others)?;
+    others.open(0..args.others)?;
+    others.sweep(0..args.others)?;
+    let (version, ports) = (stage.control.server_version()?, stage.ports);
+    let tally = Arc::new(Tally::default());
     let mut hello = Vec::new();
-    let ticket = tickets.get(0);
+    let ticket = "x".repeat(HELLO_TICKET_BYTES);
+    let (version_min, version_max) = (1, 1);
     ClientMessage::Hello {
-        version_min: 1,
-        version_max: 1,
+        version_min,
+        version_max,
         role: Role::Visitor,
         device: 1,
-        ticket,
+        ticket: &ticket,
         cursors: &[],
     }
     .encode(0, 0, &mut hello);
-    let mut hall = Hall {
-        visitors: Visitors::new(tickets, (run << 24) | 1, 200),
-        hello,
-        sent: vec![0; args.connections as usize],
-        slow: false,
-        standing: 0,
-        stood: 0,
-        thrown_out: 0,
-    };
-    let mut swarm = Swarm::open(total, stage.ports, Transports::Binary, Instant::now())?;
-    let end = swarm.now_ns() + SETUP_NS;
-    swarm.dial(0..args.others);
-    if !swarm.run(&mut hall, end, |hall| hall.visitors.ready == args.others) {
-        return Err(format!(
-            "{} of {} were greeted: {:?}",
-            hall.visitors.ready, args.others, hall.visitors.seen
-        ));
-    }
-    let mut beside = Beside::default();
-    for round in 1..=args.rounds {
-        beside.without.push(others_p99(&mut swarm, &mut hall, args)?);
-        hall.slow = true;
-        swarm.dial(args.others..total);
-        let end = swarm.now_ns() + SETUP_NS;
-        // All but a few: those that the server throws out are on their way back.
-        if !swarm.run(&mut hall, end, |hall| hall.standing >= args.connections - args.connections / 100) {
-            return Err(format!("only {} slow connections stood at once", hall.stood));
-        }
-        beside.with.push(others_p99(&mut swarm, &mut hall, args)?);
-        send_home(&mut swarm, &mut hall, args.others..total);
-        eprintln!("round {round} of {}", args.rounds);
-    }
-    let version = stage.control.server_version()?;
+    let sent = vec![0; args.connections as usize];
+    let dawdlers = Dawdlers { hello, sent, slow: false, standing: 0, tally: tally.clone() };
+    let beside = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| dawdle(dawdlers, ports, args.arrivals));
+        let beside = rounds(args, &mut others, &tally);
+        tally.quit.store(true, Relaxed);
+        thread.join().expect("dawdling does not panic").and(beside)
+    })?;
+    let Gathering { swarm, visitors } = others;
     drop(swarm);
     stage.close()?;
-    let (p99_without_us, p99_with_us, p99_ratio) = beside.medians();
     Ok(SlowlorisReport {
         connections: args.connections,
-        p99_without_us,
-        p99_with_us,
-        p99_ratio,
+        judged: beside.judge(P99_GROWTH_MAX),
         others: beside,
-        thrown_out: hall.thrown_out,
-        stood: hall.stood,
-        errors: hall.visitors.seen.errors(),
-        error_detail: hall.visitors.seen.faults,
+        thrown_out: tally.thrown_out.load(Relaxed),
+        stood: tally.stood.load(Relaxed),
+        errors: visitors.seen.errors(),
+        error_detail: visitors.seen.faults,
         environment: Machine::new(version),
     })
 }
 
-/// Drops the slow ones. Whoever was about to come back does so once more and is dropped too; then all is quiet.
-fn send_home(swarm: &mut Swarm, hall: &mut Hall, slow: std::ops::Range<u32>) {
-    hall.slow = false;
-    for pause_ns in [SETUP_NS, 2 * BACK_NS, BACK_NS] {
-        slow.clone().for_each(|who| swarm.abort(who));
-        let end = swarm.now_ns() + pause_ns;
-        swarm.run(hall, end, |hall| pause_ns == SETUP_NS && hall.standing == 0);
+fn rounds(args: &SlowlorisArgs, others: &mut Gathering, tally: &Tally) -> Result<Beside, String> {
+    let mut beside = Beside::default();
+    let few = args.connections - args.connections / 20;
+    let arriving_ns = u64::from(args.connections) * 1_000_000_000 / u64::from(args.arrivals);
+    for round in 1..=args.rounds {
+        for _ in 0..args.measurements {
+            beside.without.push(others_p99(others, args)?);
+        }
+        tally.slow.store(true, Relaxed);
+        // All but a few: those that the server throws out are on their way back.
+        if !wait(others, SETUP_NS + arriving_ns, || tally.standing.load(Relaxed) >= few) {
+            return Err(format!("only {} slow connections stood at once", tally.stood.load(Relaxed)));
+        }
+        for _ in 0..args.measurements {
+            beside.with.push(others_p99(others, args)?);
+        }
+        tally.slow.store(false, Relaxed);
+        // Twice, because whoever was on the way back stands once more.
+        for _ in 0..2 {
+            others.rest(2 * BACK_NS);
+            wait(others, SETUP_NS, || tally.standing.load(Relaxed) == 0);
+        }
+        eprintln!("round {round} of {}", args.rounds);
     }
+    Ok(beside)
 }
 
-fn others_p99(swarm: &mut Swarm, hall: &mut Hall, args: &SlowlorisArgs) -> Result<u64, String> {
-    let now = swarm.now_ns();
-    let end = measure(&mut hall.visitors, now, args.seconds);
-    drive(swarm, hall, &mut [Pace::new(0..args.others, args.rate, now)], end);
-    let end = swarm.now_ns() + 200_000_000;
-    swarm.run(hall, end, |_| false);
-    p99(&hall.visitors)
+/// Rests until `done` or until so much time is over; whether it was done.
+fn wait(others: &mut Gathering, limit_ns: u64, done: impl Fn() -> bool) -> bool {
+    let end = others.swarm.now_ns() + limit_ns;
+    while !done() {
+        if others.swarm.now_ns() >= end {
+            return false;
+        }
+        others.rest(BETWEEN_ARRIVALS_NS);
+    }
+    true
+}
+
+fn others_p99(others: &mut Gathering, args: &SlowlorisArgs) -> Result<u64, String> {
+    let now = others.swarm.now_ns();
+    let Gathering { swarm, visitors } = &mut *others;
+    let end = measure(visitors, now, args.seconds);
+    drive(swarm, visitors, &mut [Pace::new(0..args.others, args.rate, now)], end);
+    others.rest(200_000_000);
+    p99(&others.visitors)
 }
 
 impl std::fmt::Display for SlowlorisReport {
@@ -261,8 +291,8 @@ impl std::fmt::Display for SlowlorisReport {
         )?;
         writeln!(
             f,
-            "  others' p99: {:.0} us without, {:.0} us with, ratio {:.2}; rounds {:?} and {:?}",
-            self.p99_without_us, self.p99_with_us, self.p99_ratio, self.others.without, self.others.with
+            "  {}\n  measured without {:?}, with {:?}",
+            self.judged, self.others.without, self.others.with
         )?;
         writeln!(f, "  errors {}", self.errors)?;
         for (what, count) in &self.error_detail {

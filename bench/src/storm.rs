@@ -105,7 +105,7 @@ pub fn run(args: &StormArgs) -> Result<bool, String> {
 
 fn measure(args: &StormArgs) -> Result<StormReport, String> {
     let all = args.connections;
-    let mut stage = Stage::open(&args.stage, all)?;
+    let mut stage = Stage::open_for(&args.stage, all, args.transport)?;
     let mut crowd = Gathering::new(&mut stage, all, args.transport, args.body_bytes)?;
     crowd.visitors.opening = false;
     crowd.connect(0..all)?;

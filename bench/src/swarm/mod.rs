@@ -8,6 +8,7 @@
 
 pub mod agents;
 pub mod bound;
+pub mod secure;
 pub mod tickets;
 pub mod visitors;
 mod wire;
@@ -23,6 +24,7 @@ use ringdesk_uring::sys::{SLOTS_PER_ADDRESS, SocketEvent, SocketRing, SocketRing
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
 
+use self::secure::Secured;
 use self::wire::{Heard, Unreadable, Wire};
 
 /// Connections of one ring: a table is also bounded by RLIMIT_NOFILE, which is 20,000 in many places.
@@ -71,6 +73,8 @@ pub enum Transports {
     Websocket,
     /// Every other client on each.
     Mixed,
+    /// Binary inside TLS for all.
+    Tls,
 }
 
 impl Transports {
@@ -80,6 +84,7 @@ impl Transports {
             Self::Binary => "binary",
             Self::Websocket => "websocket",
             Self::Mixed => "mixed",
+            Self::Tls => "tls",
         }
     }
 }
@@ -91,6 +96,8 @@ pub struct Ports {
     pub binary: SocketAddr,
     /// WebSocket.
     pub websocket: SocketAddr,
+    /// Binary inside TLS.
+    pub tls: SocketAddr,
 }
 
 /// One thread's clients.
@@ -112,7 +119,9 @@ pub struct Swarm {
     arena: Vec<u8>,
     events: Vec<SocketEvent>,
     reply: Reply,
-    /// Connections that broke the framing; each is closed.
+    /// TLS around the wires of all, where it is spoken.
+    secured: Option<Secured>,
+    /// Connections that broke the framing or TLS; each is closed.
     pub unreadable: u64,
 }
 
@@ -123,8 +132,23 @@ impl Swarm {
     /// # Errors
     /// A sentence when the rings cannot be opened.
     pub fn open(clients: u32, ports: Ports, transports: Transports, clock: Instant) -> Result<Self, String> {
+        Self::open_narrow(clients, ports, transports, clock, 0)
+    }
+
+    /// As [`Swarm::open`], with receive buffers of so many bytes (SO_RCVBUF); 0: the kernel's own.
+    ///
+    /// # Errors
+    /// As [`Swarm::open`].
+    pub fn open_narrow(
+        clients: u32,
+        ports: Ports,
+        transports: Transports,
+        clock: Instant,
+        receive_socket_bytes: u32,
+    ) -> Result<Self, String> {
         let kinds: &[(Wire, SocketAddr)] = match transports {
             Transports::Binary => &[(Wire::Binary, ports.binary)],
+            Transports::Tls => &[(Wire::Binary, ports.tls)],
             Transports::Websocket => &[(Wire::Upgrading, ports.websocket)],
             Transports::Mixed => &[(Wire::Binary, ports.binary), (Wire::Upgrading, ports.websocket)],
         };
@@ -140,6 +164,7 @@ impl Swarm {
                 slots,
                 receive_buffers,
                 receive_buffer_bytes,
+                receive_socket_bytes,
                 to: SocketAddrV4::new(loopback(number / kinds.len() as u32), address.port()),
             };
             rings.push(
@@ -171,8 +196,14 @@ impl Swarm {
             arena: Vec::new(),
             events: Vec::new(),
             reply: Reply::default(),
+            secured: None,
             unreadable: 0,
         })
+    }
+
+    /// Speaks TLS on every connection from now on.
+    pub fn secure(&mut self, secured: Secured) {
+        self.secured = Some(secured);
     }
 
     /// Nanoseconds of the clock given to [`Swarm::open`].
@@ -188,7 +219,9 @@ impl Swarm {
     /// Lets a client write outside of an event. `false` when it is not connected.
     pub fn write(&mut self, who: u32, act: impl FnOnce(&mut Reply)) -> bool {
         let (ring, slot) = self.place(who);
-        if self.rings[ring].outbox(slot).is_none() || self.wires[who as usize] == Wire::Upgrading {
+        let closed = self.secured.as_ref().is_some_and(|secured| !secured.is_open(who));
+        let upgrading = self.wires[who as usize] == Wire::Upgrading;
+        if self.rings[ring].outbox(slot).is_none() || upgrading || closed {
             return false;
         }
         self.answer(who, act);
@@ -279,7 +312,7 @@ impl Swarm {
             match event {
                 SocketEvent::Connected { slot } => self.connected(who(slot), now, crowd),
                 SocketEvent::Received { slot, from, len } => {
-                    self.received(who(slot), now, &arena[from..from + len], crowd);
+                    self.unwrap(who(slot), now, &arena[from..from + len], crowd);
                 }
                 SocketEvent::Ended { slot, errno } => {
                     self.ended.insert(who(slot), errno);
@@ -295,13 +328,35 @@ impl Swarm {
     }
 
     fn connected<C: Crowd>(&mut self, who: u32, now: u64, crowd: &mut C) {
+        let (ring, slot) = self.place(who);
+        if let (Some(secured), Some(out)) = (&mut self.secured, self.rings[ring].outbox(slot)) {
+            return secured.begin(who, out);
+        }
         if self.wires[who as usize] == Wire::Binary {
             return self.answer(who, |reply| crowd.connected(who, now, reply));
         }
-        let (ring, slot) = self.place(who);
         if let Some(out) = self.rings[ring].outbox(slot) {
             wire::request(out);
         }
+    }
+
+    /// Takes TLS off, where it is spoken.
+    fn unwrap<C: Crowd>(&mut self, who: u32, now: u64, bytes: &[u8], crowd: &mut C) {
+        let (ring, slot) = self.place(who);
+        let Some(secured) = &mut self.secured else { return self.received(who, now, bytes, crowd) };
+        let Some(out) = self.rings[ring].outbox(slot) else { return };
+        let open = secured.is_open(who);
+        let Ok(plain) = secured.opened(who, bytes, out) else {
+            self.unreadable += 1;
+            return self.rings[ring].abort(slot);
+        };
+        if !open && secured.is_open(who) {
+            self.answer(who, |reply| crowd.connected(who, now, reply));
+        }
+        if !plain.is_empty() {
+            self.received(who, now, &plain, crowd);
+        }
+        self.secured.as_mut().expect("it was there").give_back(plain);
     }
 
     fn received<C: Crowd>(&mut self, who: u32, now: u64, bytes: &[u8], crowd: &mut C) {
@@ -331,6 +386,9 @@ impl Swarm {
     /// The slot is free: only now the client may dial again.
     fn closed<C: Crowd>(&mut self, who: u32, now: u64, errno: i32, crowd: &mut C) {
         self.partial.remove(&who);
+        if let Some(secured) = &mut self.secured {
+            secured.end(who);
+        }
         self.settle(who);
         let wire = &mut self.wires[who as usize];
         if *wire != Wire::Binary {
@@ -353,8 +411,10 @@ impl Swarm {
     fn carry_out(&mut self, who: u32, reply: &mut Reply) {
         let (ring, slot) = self.place(who);
         if !reply.frames.is_empty() {
-            if let Some(out) = self.rings[ring].outbox(slot) {
-                self.wires[who as usize].wrap(&reply.frames, out);
+            match (&mut self.secured, self.rings[ring].outbox(slot)) {
+                (Some(secured), Some(out)) => secured.seal(who, &reply.frames, out),
+                (None, Some(out)) => self.wires[who as usize].wrap(&reply.frames, out),
+                (_, None) => {}
             }
             reply.frames.clear();
         }

@@ -122,7 +122,13 @@ fn deliver(device: u64, seq: u64, body: &[u8], out: &mut Vec<u8>) {
 
 fn serve(listener: TcpListener, slots: u32, habit: Habit, stop: &AtomicBool) {
     let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
-    let config = SocketRingConfig { slots, receive_buffers: 64, receive_buffer_bytes: 256, to };
+    let config = SocketRingConfig {
+        slots,
+        receive_buffers: 64,
+        receive_buffer_bytes: 256,
+        receive_socket_bytes: 0,
+        to,
+    };
     let mut ring = SocketRing::open(&config).expect("a ring");
     ring.accept(listener.into());
     let mut peer = Peer { habit, lines: BTreeMap::new(), stored: BTreeMap::new(), asked: 0 };
@@ -170,7 +176,7 @@ fn with_swarm(habit: Habit, act: impl FnOnce(&mut Swarm, &mut Visitors)) {
     let mut tickets = Tickets::default();
     (0..CLIENTS).for_each(|_| tickets.push("ticket"));
     let mut visitors = Visitors::new(tickets, 1 << 24, 64);
-    let ports = Ports { binary, websocket: binary };
+    let ports = Ports { binary, websocket: binary, tls: binary };
     let mut swarm = Swarm::open(CLIENTS, ports, Transports::Binary, Instant::now()).expect("a ring");
     swarm.dial(0..CLIENTS);
     run(&mut swarm, &mut visitors, |visitors| visitors.ready == CLIENTS);
@@ -209,6 +215,7 @@ fn everybody_is_greeted_answered_dropped_and_resumes_with_nothing_lost() {
         run(swarm, visitors, |visitors| visitors.caught_up == CLIENTS);
         assert_eq!(visitors.seen.errors(), 0, "{:?}", visitors.seen);
         assert_eq!(visitors.seen.repeated, 0);
+        assert_eq!((visitors.broken, visitors.returned), (CLIENTS, CLIENTS.into()));
         assert!((0..CLIENTS).all(|who| visitors.standing(who) == (4, 4)));
     });
 }

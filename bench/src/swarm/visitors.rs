@@ -50,6 +50,8 @@ struct Visitor {
     /// Highest seq an ACK named.
     top: u32,
     phase: Phase,
+    /// A connection of this visitor has ended.
+    broken: bool,
 }
 
 impl Visitor {
@@ -62,6 +64,7 @@ impl Visitor {
         cursor: 0,
         top: 0,
         phase: Phase::Away,
+        broken: false,
     };
 
     /// Nothing is owed: everything said is acknowledged and delivered, and everything acknowledged was shown.
@@ -121,6 +124,10 @@ pub struct Visitors {
     pub acks: u64,
     /// Connections that ended so far.
     pub ended: u64,
+    /// Visitors with a connection among these.
+    pub broken: u32,
+    /// WELCOMEs of visitors that had one before.
+    pub returned: u64,
     /// Whether a lost connection is dialled again.
     pub returning: bool,
     /// Connections end on purpose: no fault.
@@ -160,6 +167,8 @@ impl Visitors {
             caught_up: 0,
             acks: 0,
             ended: 0,
+            broken: 0,
+            returned: 0,
             returning: true,
             outage: false,
             talking: 0..0,
@@ -317,6 +326,7 @@ impl Visitors {
             return;
         }
         visitor.phase = Phase::Ready;
+        self.returned += 1;
         reply.settled = true;
         if visitor.acked != visitor.said {
             self.write(who, &mut reply.frames);
@@ -397,6 +407,7 @@ impl Crowd for Visitors {
 
     fn gone(&mut self, who: u32, now_ns: u64, errno: i32) -> Option<u64> {
         self.ended += 1;
+        self.broken += u32::from(!std::mem::replace(&mut self.all[who as usize].broken, true));
         self.counted(who, |all| all.all[who as usize].phase = Phase::Away);
         let goodbye = self.goodbyes.remove(&who);
         if goodbye.is_none() && !self.outage {

@@ -2,6 +2,23 @@
 
 use ringdesk_persist::AppenderStats;
 
+/// Where the time went since the start of the loop, nanoseconds.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct DutyCycle {
+    /// In turns that found or produced something.
+    pub busy_ns: u64,
+    /// In turns that did not: spinning.
+    pub spin_ns: u64,
+    /// Asleep in the kernel.
+    pub sleep_ns: u64,
+    /// Number of turns that found or produced something.
+    pub busy_turns: u64,
+    /// Number of sleeps.
+    pub sleeps: u64,
+    /// The longest busy turn.
+    pub turn_ns_max: u64,
+}
+
 /// Counters since start unless said otherwise.
 #[derive(Clone, Default, Debug)]
 pub struct ShardReport {
@@ -47,6 +64,8 @@ pub struct ShardReport {
     pub address_refused: u64,
     /// Turns taken.
     pub turns: u64,
+    /// Where the loop's time went; the driver fills it in.
+    pub duty: DutyCycle,
     /// The log appender's counters.
     pub log: AppenderStats,
 }

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use ringdesk_shard::io::Space;
+pub use ringdesk_shard::report::DutyCycle;
 use ringdesk_shard::report::ShardReport;
 
 use crate::clock::Clock;
@@ -41,21 +42,6 @@ pub enum RunEnd {
     Fatal(String),
 }
 
-/// Where the time went since the start of the loop, nanoseconds.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct DutyCycle {
-    /// In turns that found or produced something.
-    pub busy_ns: u64,
-    /// In turns that did not: spinning.
-    pub spin_ns: u64,
-    /// Asleep in the kernel.
-    pub sleep_ns: u64,
-    /// Number of sleeps.
-    pub sleeps: u64,
-    /// The longest busy turn.
-    pub turn_ns_max: u64,
-}
-
 /// How long the loop spins without work before it sleeps, unless configured: what a wake-up costs on the measured
 /// machine (limits.md: 23 us through MSG_RING, 53 us saved on an echo).
 pub const SPIN_DEFAULT: Duration = Duration::from_micros(20);
@@ -80,6 +66,7 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
             let took = after.mono_ns - now.mono_ns;
             if outcome.busy {
                 duty.busy_ns += took;
+                duty.busy_turns += 1;
                 duty.turn_ns_max = duty.turn_ns_max.max(took);
                 worked_ns = after.mono_ns;
             } else {
@@ -89,7 +76,8 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
                 return RunEnd::Fatal(sentence);
             }
             let mut flow = if outcome.stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-            for report in outcome.reports {
+            for mut report in outcome.reports {
+                report.duty = duty;
                 flow = follow(flow, tell(News::Report(report)));
             }
             if let Some(space) = outcome.space {

@@ -60,6 +60,14 @@ fn shard_json(report: &ShardReport) -> Value {
         "gate_depth": report.gate_depth,
         "outbox_bytes": report.outbox_bytes,
         "turns": report.turns,
+        "duty": {
+            "busy_ns": report.duty.busy_ns,
+            "spin_ns": report.duty.spin_ns,
+            "sleep_ns": report.duty.sleep_ns,
+            "busy_turns": report.duty.busy_turns,
+            "sleeps": report.duty.sleeps,
+            "turn_ns_max": report.duty.turn_ns_max,
+        },
         "log": {
             "batches": report.log.batches,
             "marks": report.log.marks,
@@ -190,6 +198,11 @@ pub fn metrics_text(plane: &Plane, reports: &[ShardReport]) -> Result<String, st
         report.address_refused
     });
     counter(r, reports, "turns", "Turns of the shard loop", |report| report.turns);
+    counter(r, reports, "busy_turns", "Turns that found work", |report| report.duty.busy_turns);
+    counter(r, reports, "busy_nanoseconds", "Time in turns that found work", |report| report.duty.busy_ns);
+    counter(r, reports, "spin_nanoseconds", "Time in turns that found none", |report| report.duty.spin_ns);
+    counter(r, reports, "sleep_nanoseconds", "Time asleep", |report| report.duty.sleep_ns);
+    gauge(r, reports, "turn_nanoseconds_max", "The longest turn", |report| report.duty.turn_ns_max);
     gauge(r, reports, "log_disk_full", "1 while the disk has no space for the next segment", |report| {
         u64::from(report.log.no_space.is_some())
     });

@@ -34,7 +34,7 @@ const ASIDE: u64 = 15;
 const KIND_SHIFT: u32 = 56;
 
 /// Entries that one link chain may take.
-const CHAIN_MAX: usize = 3;
+const CHAIN_MAX: usize = 4;
 /// Most completions taken in one turn, so that what they cause leaves soon.
 const COMPLETIONS_MAX: usize = 4096;
 /// A recycled send buffer larger than this gives its memory back.
@@ -58,6 +58,8 @@ pub struct SocketRingConfig {
     pub receive_buffers: u16,
     /// Bytes of each.
     pub receive_buffer_bytes: u32,
+    /// SO_RCVBUF of dialled connections, bytes, which the kernel doubles; 0: its own choice, which grows.
+    pub receive_socket_bytes: u32,
     /// Where slot 0 is dialled to. Every [`SLOTS_PER_ADDRESS`] slots the address is the next one: a destination has only
     /// as many source ports as `ip_local_port_range` is wide, and the kernel's search for a free one gets long well
     /// before they are used up.
@@ -129,6 +131,12 @@ pub const IDLE_SLOT_BYTES: usize = size_of::<Slot>();
 const FREE: Slot =
     Slot { gathering: NONE, flying: NONE, state: State::Free, receiving: false, deaf: false, ended: false };
 
+/// Sets an option of a slot's socket. The kernel reads the value when it carries the entry out.
+fn option<T>(slot: u32, level: libc::c_int, name: libc::c_int, value: &T) -> Entry {
+    let (value, bytes) = (std::ptr::from_ref(value).cast(), size_of::<T>() as u32);
+    opcode::SetSockOpt::new(Fixed(slot), level as u32, name as u32, value, bytes).build()
+}
+
 /// Bytes on their way out.
 #[derive(Debug)]
 struct Flight {
@@ -145,6 +153,8 @@ pub struct SocketRing {
     provided: Option<ProvidedBuffers>,
     /// Copied by the kernel when a connect is submitted, so one for all serves.
     to: Box<[libc::sockaddr_in]>,
+    /// See [`SocketRingConfig::receive_socket_bytes`]; read by the kernel when the option is carried out.
+    receive_socket_bytes: Box<libc::c_int>,
     listener: Option<OwnedFd>,
     slots: Vec<Slot>,
     flights: Vec<Flight>,
@@ -189,6 +199,7 @@ impl SocketRing {
             gate,
             provided: Some(provided),
             to,
+            receive_socket_bytes: Box::new(config.receive_socket_bytes as libc::c_int),
             listener: None,
             slots: vec![FREE; config.slots as usize],
             flights: Vec::new(),
@@ -225,16 +236,16 @@ impl SocketRing {
         let place =
             DestinationSlot::try_from_slot_target(slot).expect("a table has fewer slots than 2^32 - 1");
         let socket = opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).file_index(Some(place)).build();
-        let on = std::ptr::from_ref(&ON).cast();
-        let bytes = size_of::<libc::c_int>() as u32;
-        let (level, name) = (libc::IPPROTO_TCP as u32, libc::TCP_NODELAY as u32);
-        let option = opcode::SetSockOpt::new(Fixed(slot), level, name, on, bytes).build();
         let address = std::ptr::from_ref(&self.to[(slot / SLOTS_PER_ADDRESS) as usize]).cast();
         let bytes = size_of::<libc::sockaddr_in>() as libc::socklen_t;
         let connect = opcode::Connect::new(Fixed(slot), address, bytes).build();
         self.room(CHAIN_MAX);
         self.push_link(socket);
-        self.push_link(option);
+        self.push_link(option(slot, libc::IPPROTO_TCP, libc::TCP_NODELAY, &ON));
+        if *self.receive_socket_bytes != 0 {
+            let value = &*self.receive_socket_bytes;
+            self.push_link(option(slot, libc::SOL_SOCKET, libc::SO_RCVBUF, value));
+        }
         self.push(connect.user_data(CONNECT << KIND_SHIFT | u64::from(slot)), true);
     }
 
@@ -390,10 +401,7 @@ impl SocketRing {
             self.slots[slot as usize].gathering = NONE;
             self.land(state.gathering);
         }
-        let linger = std::ptr::from_ref(&ABORT).cast();
-        let bytes = size_of::<libc::linger>() as u32;
-        let (level, name) = (libc::SOL_SOCKET as u32, libc::SO_LINGER as u32);
-        let option = opcode::SetSockOpt::new(Fixed(slot), level, name, linger, bytes).build();
+        let option = option(slot, libc::SOL_SOCKET, libc::SO_LINGER, &ABORT);
         self.room(CHAIN_MAX);
         // A hard link: where the option fails (the socket is gone already), the close still happens.
         self.push(
@@ -439,10 +447,7 @@ impl SocketRing {
         if result >= 0 {
             let slot = result as u32;
             self.slots[slot as usize].state = State::Open;
-            let on = std::ptr::from_ref(&ON).cast();
-            let bytes = size_of::<libc::c_int>() as u32;
-            let (level, name) = (libc::IPPROTO_TCP as u32, libc::TCP_NODELAY as u32);
-            let option = opcode::SetSockOpt::new(Fixed(slot), level, name, on, bytes).build();
+            let option = option(slot, libc::IPPROTO_TCP, libc::TCP_NODELAY, &ON);
             self.push(option.flags(Flags::SKIP_SUCCESS).user_data(ASIDE << KIND_SHIFT), false);
             self.receive(slot);
             events.push(SocketEvent::Accepted { slot });
@@ -534,7 +539,7 @@ impl SocketRing {
 
     fn push(&mut self, entry: Entry, counted: bool) {
         self.room(1);
-        // SAFETY: what an entry points to outlives its operation: the option values are statics; the address is
+        // SAFETY: what an entry points to outlives its operation: the option values are statics or live as long as the ring; the address is
         // copied at submission and lives as long as the ring; a send's bytes lie in a flight that nobody touches
         // until its completion lands it (moving the `Vec` does not move its heap); receives name the buffer group,
         // whose memory outlives them (see Drop).

@@ -6,8 +6,14 @@ use super::*;
 
 fn ring(slots: u32, port: u16) -> SocketRing {
     let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-    SocketRing::open(&SocketRingConfig { slots, receive_buffers: 16, receive_buffer_bytes: 64, to })
-        .expect("a ring")
+    SocketRing::open(&SocketRingConfig {
+        slots,
+        receive_buffers: 16,
+        receive_buffer_bytes: 64,
+        receive_socket_bytes: 0,
+        to,
+    })
+    .expect("a ring")
 }
 
 /// Turns until `done` says so with the events seen so far; received bytes are joined.
