@@ -374,44 +374,18 @@ fn golden(text: &str) -> Vec<u8> {
 
 /// Connections at every stage, with what a shard makes of their bytes.
 fn carry(corpus: &Corpus) -> io::Result<()> {
-    let listen = |seq| Listen {
-        conversation: ConversationId(1 << 48 | 1),
-        after: seq,
-        from_tail: false,
-        live: seq > 1,
-    };
-    let session =
-        |name: &str, agent, listens| Session { name: name.into(), device: DeviceId(2), agent, listens };
-    let ready = |gateway, sessions| {
-        let (site, site_name) = (SiteId(1), "demo".into());
-        Stage::Ready(Box::new(Ready { site, site_name, issued_s: 1, log_epoch: 1, gateway, sessions }))
-    };
-    let principal = |identity| Principal {
-        site: SiteId(1),
-        site_name: "demo".into(),
-        identity,
-        expires_s: 2,
-        issued_s: 1,
-    };
-    let hello = |identity| {
-        let (principal, cursors) = (principal(identity), vec![(1 << 48 | 1, 1, 1)]);
-        Stage::Hello(Box::new(Hello { principal, device: DeviceId(2), tag: 1, cursors, frames: Vec::new() }))
-    };
     let ping = [[8, 0, 0, 0, 0x0B, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0].as_slice(), &[7; 8]].concat();
     let mut masked = Vec::new();
     encode::masked(Opcode::Binary, &ping, [1, 2, 3, 4], &mut masked);
     let tail = Listen { from_tail: true, ..listen(0) };
+    let visitor = |seq| ready(false, vec![(0, session("visitor-2", 0, vec![listen(seq)]))]);
     let bound = (1..4).map(|channel| (channel, session("g", 0, vec![listen(channel)]))).collect();
     let proxied = ListenerKind { proxied: true, ..ListenerKind::WEBSOCKET };
     let (stream, binary, text) = (Transport::Stream, Transport::WsBinary, Transport::WsJson);
+    let agent = Identity::Agent { agent: AgentId(7), login: "agent-1".into() };
     let seeds = [
-        ("visitor", stream, ping.clone(), ready(false, vec![(0, session("visitor-2", 0, vec![listen(2)]))])),
-        (
-            "cut",
-            stream,
-            ping[..5].to_vec(),
-            ready(false, vec![(0, session("visitor-2", 0, vec![listen(1)]))]),
-        ),
+        ("visitor", stream, ping.clone(), visitor(2)),
+        ("cut", stream, ping[..5].to_vec(), visitor(1)),
         (
             "agent",
             binary,
@@ -420,20 +394,10 @@ fn carry(corpus: &Corpus) -> io::Result<()> {
         ),
         ("gateway", stream, ping, ready(true, bound)),
         ("ended", text, b"\x81\x80".to_vec(), ready(false, Vec::new())),
-        (
-            "beyond",
-            text,
-            Vec::new(),
-            ready(false, vec![(0, session("visitor-2", 0, vec![listen(u32::MAX)]))]),
-        ),
-        ("hello", binary, masked[..9].to_vec(), hello(Identity::Visitor { visitor: "visitor-2".into() })),
-        (
-            "hello_agent",
-            stream,
-            Vec::new(),
-            hello(Identity::Agent { agent: AgentId(7), login: "agent-1".into() }),
-        ),
-        ("hello_gateway", stream, vec![0; 3], hello(Identity::Gateway)),
+        ("beyond", text, Vec::new(), visitor(u32::MAX)),
+        ("hello", binary, masked[..9].to_vec(), taken(Identity::Visitor { visitor: "visitor-2".into() })),
+        ("hello_agent", stream, Vec::new(), taken(agent)),
+        ("hello_gateway", stream, vec![0; 3], taken(Identity::Gateway)),
         ("greeting", stream, vec![9; 20], Stage::Greeting { upgraded: false }),
         ("upgrading", text, b"GET /ws HTTP/1.1\r\n".to_vec(), Stage::Greeting { upgraded: false }),
         ("upgraded", binary, masked, Stage::Greeting { upgraded: true }),
@@ -450,4 +414,25 @@ fn carry(corpus: &Corpus) -> io::Result<()> {
         corpus.put("carry", name, &[&bytes])?;
     }
     Ok(())
+}
+
+fn listen(after: u32) -> Listen {
+    Listen { conversation: ConversationId(1 << 48 | 1), after, from_tail: false, live: after > 1 }
+}
+
+fn session(name: &str, agent: u32, listens: Vec<Listen>) -> Session {
+    Session { name: name.into(), device: DeviceId(2), agent, listens }
+}
+
+fn ready(gateway: bool, sessions: Vec<(u32, Session)>) -> Stage {
+    let (site, site_name) = (SiteId(1), "demo".into());
+    Stage::Ready(Box::new(Ready { site, site_name, issued_s: 1, log_epoch: 1, gateway, sessions }))
+}
+
+/// A HELLO that was taken and not answered.
+fn taken(identity: Identity) -> Stage {
+    let (site, site_name) = (SiteId(1), "demo".into());
+    let principal = Principal { site, site_name, identity, expires_s: 2, issued_s: 1 };
+    let cursors = vec![(1 << 48 | 1, 1, 1)];
+    Stage::Hello(Box::new(Hello { principal, device: DeviceId(2), tag: 1, cursors, frames: Vec::new() }))
 }
