@@ -461,8 +461,15 @@ impl Kernel for SysKernel {
                 let (ring, local) = self.place(entry);
                 (ring, opcode::Shutdown::new(Fixed(local), libc::SHUT_WR).build())
             }
-            // Only receives and sends are cancelled; their `user` ends in the entry, which says the ring.
-            Op::Cancel { target } => (self.place(target as u32).0, opcode::AsyncCancel::new(target).build()),
+            // The `user` of a receive or send ends in the entry, which says the ring; an accept's in the listener.
+            Op::Cancel { target } => {
+                let number = target as u32;
+                let ring = match target >> KIND_SHIFT {
+                    KIND_ACCEPT => &mut self.rings[self.accepting[number as usize].0],
+                    _ => self.place(number).0,
+                };
+                (ring, opcode::AsyncCancel::new(target).build())
+            }
             Op::Close { entry } => {
                 let (ring, local) = self.place(entry);
                 (ring, opcode::Close::new(Fixed(local)).build())
