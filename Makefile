@@ -20,7 +20,7 @@ JSON ?=
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?=
 # What `make test` fuzzes: what a stranger can send, and what a disk can do.
-FUZZ_SLICE := frame message json websocket upgrade proxy ticket shard record log
+FUZZ_SLICE := frame message json websocket upgrade proxy ticket shard record carry log
 JOBS ?= $(shell nproc)
 
 # --locked: a lock file that does not match is an error, not a silent upgrade.

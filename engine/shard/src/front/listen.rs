@@ -175,7 +175,7 @@ impl Front {
         let listen = session.listen_mut(conversation).filter(|listen| listen.flow == Flow::Asking);
         let Some(listen) = listen else { return self.resume_if_fast(to.index, owner, mail) };
         listen.reach(upto);
-        listen.from_tail = false;
+        (listen.from_tail, listen.fresh) = (false, false);
         listen.flow = if live { Flow::Live } else { Flow::Asking };
         if !frames.is_empty() {
             self.put(to, frames);
@@ -256,7 +256,8 @@ impl Front {
             let listen = listen.expect("who ends waits no more");
             assert!(listen.flow == Flow::Paused, "{conversation:?} waits and is {:?}", listen.flow);
             let after = if listen.from_tail { FROM_TAIL } else { listen.last() };
-            self.ask_items((index, channel), conversation, after, true, owner, mail);
+            let announce = listen.fresh;
+            self.ask_items((index, channel), conversation, after, announce, owner, mail);
         }
     }
 

@@ -27,6 +27,9 @@ pub struct Listen {
     last: u32,
     /// Not answered yet since an invitation: starts near the end, wherever that is then.
     pub from_tail: bool,
+    /// Never answered. The first answer says whether the conversation is the session's own; after that the items say it,
+    /// each assignment in its place.
+    pub fresh: bool,
     /// Where it stands.
     pub flow: Flow,
 }
@@ -34,7 +37,7 @@ pub struct Listen {
 impl Listen {
     /// A subscription to what comes after `after`, not answered yet.
     pub fn asking(conversation: ConversationId, after: u64, from_tail: bool) -> Self {
-        let mut listen = Self { conversation, last: 0, from_tail, flow: Flow::Asking };
+        let mut listen = Self { conversation, last: 0, from_tail, fresh: true, flow: Flow::Asking };
         listen.reach(after);
         listen
     }
