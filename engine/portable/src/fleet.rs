@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crossbeam_queue::SegQueue;
 use ringdesk_uring::kernel::Waker;
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 
 /// A descriptor on its way to another shard.
 #[derive(Debug)]
@@ -88,6 +89,33 @@ impl Fleet {
 
     pub(crate) fn berth(&self, shard: u16) -> &Berth {
         &self.berths[usize::from(shard)]
+    }
+
+    /// Reserves an entry of another shard's table and sends it what `descriptor` makes. 0 or a negated errno; without an
+    /// entry nothing is made.
+    pub(crate) fn hand_over(
+        &self,
+        to: u16,
+        token: u64,
+        descriptor: impl FnOnce() -> Result<OwnedFd, i32>,
+    ) -> i32 {
+        let berth = self.berth(to);
+        match berth.reserve() {
+            Err(NoPlace::NotOpen) => return -Errno::NXIO.raw_os_error(),
+            Err(NoPlace::Full) => return -Errno::NFILE.raw_os_error(),
+            Ok(()) => {}
+        }
+        match descriptor() {
+            Ok(descriptor) => {
+                berth.parcels.push(Parcel { token, descriptor });
+                self.ring(to);
+                0
+            }
+            Err(errno) => {
+                berth.release();
+                errno
+            }
+        }
     }
 
     /// Wakes a shard, from any thread.

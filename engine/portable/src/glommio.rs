@@ -36,12 +36,12 @@ use ::glommio::net::TcpStream;
 use ::glommio::timer::Timer;
 use ::glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 use ringdesk_uring::buffers::Buffers;
-use ringdesk_uring::files::{Durability, FileThread, Job, JobDone, probe_direct};
+use ringdesk_uring::files::{FileThread, Job, JobDone};
 use ringdesk_uring::kernel::{Completion, Kernel, KernelFailure, Op, Waker, arrival};
 use rustix::io::Errno;
 
 use crate::descriptor::{Airlock, shut_down};
-use crate::fleet::{Bell, Fleet, NoPlace, Parcel};
+use crate::fleet::{Bell, Fleet, Parcel};
 use crate::kernel::{OpenError, PortableConfig};
 use segments::{Portion, Segments};
 
@@ -227,15 +227,7 @@ impl GlommioKernel {
         listeners: Vec<OwnedFd>,
     ) -> Result<Self, OpenError> {
         assert!(config.entries > 0 && config.receive_bytes > 0);
-        let (mut durability, mut notices) = (Durability::Buffered, Vec::new());
-        if config.direct_io {
-            durability = probe_direct(&config.data, config.shard)
-                .map_err(OpenError::step("write a file in the data folder"))?;
-            if durability == Durability::Buffered {
-                let line = "the data folder's file system refuses direct writes: fdatasync after each";
-                notices.push(line.into());
-            }
-        }
+        let (durability, notices) = config.durability()?;
         for listener in &listeners {
             let blocking = rustix::io::ioctl_fionbio(listener, true);
             blocking.map_err(io::Error::from).map_err(OpenError::step("set up a listener"))?;
@@ -318,7 +310,9 @@ fn carry_out(
             ::glommio::spawn_local(tasks::close(shared, entry, user)).detach();
         }
         Op::SendDescriptor { entry, to, token } => {
-            let result = send_descriptor(&shared, airlock, entry, to, token);
+            // The entry here keeps its own descriptor until the table closes it.
+            let second = || airlock.second(&*shared.stream(entry).borrow());
+            let result = shared.fleet.hand_over(to, token, second);
             shared.complete(user, result);
         }
         Op::Wake { shard } => shared.fleet.ring(shard),
@@ -333,26 +327,6 @@ fn carry_out(
             ::glommio::spawn_local(work).detach();
         }
         Op::Create { .. } => unreachable!("posted to the file thread at once"),
-    }
-}
-
-/// The entry here keeps its own descriptor until the table closes it.
-fn send_descriptor(shared: &Shared, airlock: &Airlock, entry: u32, to: u16, token: u64) -> i32 {
-    match shared.fleet.berth(to).reserve() {
-        Err(NoPlace::NotOpen) => return negated(Errno::NXIO),
-        Err(NoPlace::Full) => return negated(Errno::NFILE),
-        Ok(()) => {}
-    }
-    match airlock.second(&*shared.stream(entry).borrow()) {
-        Ok(descriptor) => {
-            shared.fleet.berth(to).parcels.push(Parcel { token, descriptor });
-            shared.fleet.ring(to);
-            0
-        }
-        Err(errno) => {
-            shared.fleet.berth(to).release();
-            errno
-        }
     }
 }
 

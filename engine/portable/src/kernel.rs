@@ -57,6 +57,18 @@ impl PortableConfig {
             direct_io: true,
         }
     }
+
+    /// How the log's writes become durable, and a line where that is not how they should.
+    pub(crate) fn durability(&self) -> Result<(Durability, Vec<String>), OpenError> {
+        if !self.direct_io {
+            return Ok((Durability::Buffered, Vec::new()));
+        }
+        let durability = probe_direct(&self.data, self.shard)
+            .map_err(OpenError::step("write a file in the data folder"))?;
+        let line = "the data folder's file system refuses direct writes: fdatasync after each";
+        let refused = durability == Durability::Buffered;
+        Ok((durability, refused.then(|| line.to_owned()).into_iter().collect()))
+    }
 }
 
 /// Why the kernel of a shard cannot be opened.
@@ -155,15 +167,7 @@ impl PortableKernel {
         listeners: Vec<OwnedFd>,
     ) -> Result<Self, OpenError> {
         assert!(config.entries > 0 && config.receive_bytes > 0 && config.completions_per_turn > 0);
-        let (mut durability, mut notices) = (Durability::Buffered, Vec::new());
-        if config.direct_io {
-            durability = probe_direct(&config.data, config.shard)
-                .map_err(OpenError::step("write a file in the data folder"))?;
-            if durability == Durability::Buffered {
-                let line = "the data folder's file system refuses direct writes: fdatasync after each";
-                notices.push(line.into());
-            }
-        }
+        let (durability, notices) = config.durability()?;
         let waker: Arc<dyn Waker> = Arc::new(Bell { fleet: Arc::clone(&fleet), shard: config.shard });
         let files = Files::start(&config.data, durability, &waker)
             .map_err(OpenError::step("start the file threads"))?;

@@ -10,7 +10,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use super::{Connection, PortableKernel, Receiving, Sending, Target};
 use crate::descriptor::{interrupted, receive, transmit, watched, would_block};
-use crate::fleet::{NoPlace, Parcel};
+use crate::fleet::Parcel;
 use crate::watch::Token;
 
 /// Connections accepted from one listener in a turn; more wait for the next, so that nobody else does.
@@ -180,22 +180,7 @@ impl PortableKernel {
         let idle = connection.receive.is_none() && connection.send.is_none();
         assert!(idle, "hand-over of entry {entry} with an operation out");
         let stream = Rc::clone(&connection.stream);
-        match self.fleet.berth(to).reserve() {
-            Err(NoPlace::NotOpen) => return negated(Errno::NXIO),
-            Err(NoPlace::Full) => return negated(Errno::NFILE),
-            Ok(()) => {}
-        }
-        match self.airlock.second(&stream) {
-            Ok(descriptor) => {
-                self.fleet.berth(to).parcels.push(Parcel { token, descriptor });
-                self.fleet.ring(to);
-                0
-            }
-            Err(errno) => {
-                self.fleet.berth(to).release();
-                errno
-            }
-        }
+        self.fleet.hand_over(to, token, || self.airlock.second(&*stream))
     }
 
     pub(super) fn take_parcels(&mut self, out: &mut Vec<Completion>) {
