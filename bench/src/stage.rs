@@ -58,6 +58,18 @@ impl Stage {
     /// # Errors
     /// A sentence when the server cannot be started or reached.
     pub fn open(args: &StageArgs, connections: u32) -> Result<Self, String> {
+        Self::start(args, connections, false)
+    }
+
+    /// [`Self::open`] for a look at memory: a server of our own has [`Launch::exact_memory`].
+    ///
+    /// # Errors
+    /// A sentence when the server cannot be started or reached.
+    pub fn open_exact(args: &StageArgs, connections: u32) -> Result<Self, String> {
+        Self::start(args, connections, true)
+    }
+
+    fn start(args: &StageArgs, connections: u32, exact_memory: bool) -> Result<Self, String> {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let ports = Ports { binary: at(args.binary_port), websocket: at(args.ws_port) };
         if let Some(data) = &args.data {
@@ -78,6 +90,7 @@ impl Stage {
             shards: args.shards,
             config: Some(folder.join("ringdesk.toml")),
             log: folder.join("stderr"),
+            exact_memory,
         };
         let written = std::fs::write(folder.join("ringdesk.toml"), config(connections, args.outbox_kib));
         let opened =
