@@ -7,6 +7,7 @@
 //! `index`) -> `mail` -> `front` (frames to outboxes).
 
 pub mod ask;
+pub mod chunks;
 mod clock;
 mod frames;
 mod front;
