@@ -42,7 +42,9 @@ pub(super) fn is_counted(kind: u8) -> bool {
 impl Connection {
     /// A counted request was answered.
     pub(super) fn answered(&mut self, channel: u32) {
-        self.asked = self.asked.saturating_sub(1);
+        if self.asked > 0 {
+            self.asked -= 1;
+        }
         if let Some(session) = self.session_mut(channel) {
             session.asked = session.asked.saturating_sub(1);
         }

@@ -160,7 +160,10 @@ impl Front {
         mail: &mut Mail<'_>,
     ) {
         let Some(connection) = self.by_ref(to) else { return };
-        connection.asking = connection.asking.saturating_sub(1);
+        if connection.asking > 0 {
+            connection.asking -= 1;
+            connection.rest();
+        }
         let Some(session) = connection.session_mut(to.channel) else { return };
         if upto == NO_SUCH {
             session.listens.remove(conversation);

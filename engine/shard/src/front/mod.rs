@@ -290,8 +290,9 @@ impl Front {
     /// Everything went out: the moment to close or to hand over.
     fn flushed(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
         let connection = self.at(index);
-        // An idle connection owns no buffer.
-        let spare = connection.outbox.take();
+        // An idle connection owns no buffer, and nothing else that only a busy one needs.
+        let spare = if connection.outbox.capacity() > 0 { connection.outbox.take() } else { Vec::new() };
+        connection.rest();
         if connection.closing {
             self.close(index, owner, mail);
         } else if matches!(connection.phase, Phase::Leaving { .. }) {
