@@ -43,8 +43,9 @@ use wheel::Wheel;
 /// Lane places that client requests leave free for answers and notes.
 const LANE_RESERVE: u32 = 64;
 
-/// Buffers kept for reuse, and the largest capacity kept.
-const POOL_BUFFERS: usize = 1024;
+/// Buffers kept for reuse, and the largest capacity kept. Few: the allocator finds one as quickly, and what stands here is
+/// no connection's.
+const POOL_BUFFERS: usize = 128;
 const POOL_BUFFER_BYTES: usize = 64 << 10;
 
 /// Bytes beyond the outbox cap that answers to a client's own requests may pile up to. What is pushed stops at the
