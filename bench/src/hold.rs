@@ -19,13 +19,16 @@ use crate::memory;
 use crate::report::round2;
 use crate::stage::{Stage, StageArgs};
 use crate::swarm::visitors::Visitors;
-use crate::swarm::{Swarm, Transports};
+use crate::swarm::{GREETING_MAX, Swarm, Transports};
 
 /// The first crowd is one of so many parts of all. They stay, and do not count in the memory of one.
 const FIRST_CROWD_OF: u32 = 5;
-/// Most commands without an answer while everybody is swept: the same in both crowds, so that what is measured is
-/// connections and not the buffers of a larger burst.
-const WINDOW: u32 = 1_000;
+/// Most commands without an answer while everybody is opened or swept.
+pub const WINDOW: u32 = 1_000;
+/// The second crowd has fewer commands without an answer by this, and half as many dials. Queues and buffers of the server
+/// keep the size of the largest burst they have seen; so they have it at the first look already, and what is measured is
+/// connections.
+const CALMER: u32 = 4;
 /// How long everybody is silent before memory is looked at again.
 const SILENCE_NS: u64 = 2_000_000_000;
 /// A visitor, its session and its conversation may cost the server this much when idle, bytes.
@@ -114,6 +117,8 @@ pub struct Gathering {
     pub swarm: Swarm,
     /// The visitors.
     pub visitors: Visitors,
+    /// Most commands without an answer while all are opened or swept.
+    pub window: u32,
 }
 
 impl Gathering {
@@ -133,7 +138,7 @@ impl Gathering {
         let tickets = stage.control.many_visitors(&site, count)?;
         let visitors = Visitors::new(tickets, (run << 24) | 1, body_bytes);
         let swarm = Swarm::open(count, stage.ports, transports, Instant::now())?;
-        Ok(Self { swarm, visitors })
+        Ok(Self { swarm, visitors, window: WINDOW })
     }
 
     /// Connects `who`, an OPEN each, a message each, and silence. Gives the seconds of the three.
@@ -144,6 +149,12 @@ impl Gathering {
         let seconds = [self.connect(who.clone())?, self.open(who.clone())?, self.sweep(who)?];
         self.rest(SILENCE_NS);
         Ok(seconds)
+    }
+
+    /// From now on everything comes in smaller bursts.
+    fn calm_down(&mut self) {
+        self.window = WINDOW / CALMER;
+        self.swarm.set_greeting_max(GREETING_MAX);
     }
 
     /// When a phase over everybody must be done.
@@ -172,7 +183,7 @@ impl Gathering {
         let (begin, end, all) = (self.swarm.now_ns(), self.deadline_ns(), who.end);
         let mut next = who.start;
         while self.visitors.ready < all {
-            while next < all && next < self.visitors.ready + WINDOW {
+            while next < all && next < self.visitors.ready + self.window {
                 let visitors = &mut self.visitors;
                 self.swarm.write(next, |reply| visitors.open(next, reply));
                 next += 1;
@@ -195,7 +206,7 @@ impl Gathering {
     /// A sentence when somebody got no answer.
     pub fn sweep(&mut self, who: std::ops::Range<u32>) -> Result<f64, String> {
         let begin = self.swarm.now_ns();
-        self.sweep_acked(who, WINDOW)?;
+        self.sweep_acked(who, self.window)?;
         let end = self.deadline_ns();
         match self.swarm.run(&mut self.visitors, end, |visitors| visitors.caught_up == visitors.ready) {
             true => Ok(self.seconds_since(begin)),
@@ -265,17 +276,19 @@ fn measure(args: &HoldArgs) -> Result<HoldReport, String> {
     let mut stage = Stage::open_exact(&args.stage, all)?;
     let mut gathering = Gathering::new(&mut stage, all, args.transport, args.body_bytes)?;
     gathering.visitors.opening = false;
+    gathering.swarm.set_greeting_max(2 * GREETING_MAX);
     let first = all / FIRST_CROWD_OF;
     let empty = memory::anonymous_bytes(stage.pid)?;
     gathering.live_through(0..first)?;
     let before = (memory::anonymous_bytes(stage.pid)?, memory::kernel_bytes());
     eprintln!("{first} answered");
+    gathering.calm_down();
     let [connect_s, open_s, sweep_s] = gathering.live_through(first..all)?;
     let after = (memory::anonymous_bytes(stage.pid)?, memory::kernel_bytes());
     eprintln!("{all} answered");
     let added = all - first;
     let version = stage.control.server_version()?;
-    let Gathering { swarm, visitors } = gathering;
+    let Gathering { swarm, visitors, .. } = gathering;
     let mut errors = visitors.seen.faults.clone();
     for (count, what) in [
         (visitors.seen.lost, "lost item"),

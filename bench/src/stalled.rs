@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::bystanders::{Beside, Pace, drive, measure, p99};
 use crate::chat::run_number;
 use crate::environment::{self, Machine};
-use crate::hold::Gathering;
+use crate::hold::{Gathering, WINDOW};
 use crate::memory;
 use crate::stage::{Stage, StageArgs};
 use crate::swarm::visitors::Visitors;
@@ -137,7 +137,7 @@ impl<'a> Stalled<'a> {
         visitors.measured = 2 * args.readers..total;
         visitors.loud = (args.readers..2 * args.readers, args.flow_bytes);
         let swarm = Swarm::open(total, stage.ports, Transports::Binary, Instant::now())?;
-        let mut crowd = Gathering { swarm, visitors };
+        let mut crowd = Gathering { swarm, visitors, window: WINDOW };
         crowd.visitors.opening = false;
         crowd.connect(0..total)?;
         // Readers first: their conversations exist when the writers open them.
@@ -194,7 +194,7 @@ impl<'a> Stalled<'a> {
 
     fn others_p99(&mut self) -> Result<u64, String> {
         let (readers, now) = (self.args.readers, self.crowd.swarm.now_ns());
-        let Gathering { swarm, visitors } = &mut self.crowd;
+        let Gathering { swarm, visitors, .. } = &mut self.crowd;
         let end = measure(visitors, now, self.args.seconds);
         let total = visitors.len();
         let others = Pace::new(2 * readers..total, self.args.rate, now);
