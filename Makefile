@@ -62,6 +62,8 @@ test: tools check web web-test ## everything a change has to pass
 	$(CARGO) test $(LOCKED) --workspace
 	$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=60 JOBS=2 FUZZ_TARGETS="$(FUZZ_SLICE)"
 	$(MAKE) --no-print-directory browser-test
+	$(MAKE) --no-print-directory hold
+	$(MAKE) --no-print-directory hold TRANSPORT=websocket
 
 check: fmt tidy clippy ## format, tree checks, lints: no tests
 

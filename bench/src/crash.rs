@@ -71,6 +71,7 @@ pub fn run(args: &CrashArgs) -> Result<bool, String> {
         config: None,
         take_over: false,
         log: args.data.with_extension("stderr"),
+        exact_memory: false,
     };
     let mut server = Server::start(&launch)?;
     let mut control = Control::open(args.http, Some(&args.data))?;

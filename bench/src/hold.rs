@@ -1,8 +1,11 @@
 //! `ringbench hold`: many connections at once, each greeted, each with a conversation, each answered; and what one of
 //! them costs in memory.
 //!
-//! Order: a server of our own, tickets for all, a warm-up of a few (its buffers and tables have their size then), the
-//! first look at memory, everybody else, an OPEN each, a message each, silence, the second look.
+//! Order: a server of our own that keeps nothing it has freed (see [`crate::server::Launch::exact_memory`]), tickets for
+//! all, a first crowd of a fifth: connected, an OPEN each, a message each, silence, the first look at memory; the other four
+//! fifths the same way, the second look. What one of them costs is the difference by their number: both looks have the
+//! same buffers, pools and tables of fixed size in them, so these are nobody's, and all that grows with a visitor counts,
+//! what the allocator loses between its blocks included.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -18,15 +21,16 @@ use crate::sign::SiteSigner;
 use crate::stage::{Stage, StageArgs};
 use crate::swarm::secure::Secured;
 use crate::swarm::visitors::Visitors;
-use crate::swarm::{Swarm, Transports};
+use crate::swarm::{GREETING_MAX, Swarm, Transports};
 
-/// Connections of the warm-up at most; they stay and do not count in the memory of one.
-const WARM_UP: u32 = 1_000;
-/// Most commands without an answer while everybody is swept: as many as the warm-up had, so that what is measured later
-/// is connections and not the buffers of a larger burst.
-const WINDOW: u32 = WARM_UP;
-/// Messages of each in the warm-up.
-const WARM_UP_SWEEPS: u32 = 10;
+/// The first crowd is one of so many parts of all. They stay, and do not count in the memory of one.
+const FIRST_CROWD_OF: u32 = 5;
+/// Most commands without an answer while everybody is opened or swept.
+pub const WINDOW: u32 = 1_000;
+/// The second crowd has fewer commands without an answer by this, and half as many dials. Queues and buffers of the server
+/// keep the size of the largest burst they have seen; so they have it at the first look already, and what is measured is
+/// connections.
+const CALMER: u32 = 4;
 /// How long everybody is silent before memory is looked at again.
 const SILENCE_NS: u64 = 2_000_000_000;
 /// A visitor, its session and its conversation may cost the server this much when idle, bytes; TLS, whose session comes on
@@ -87,7 +91,7 @@ pub struct HoldReport {
     pub transport: String,
     /// `hs256` or `eddsa`.
     pub tickets: String,
-    /// Growth of the server's anonymous memory per connection after the warm-up.
+    /// Growth of the server's anonymous memory per connection after the first crowd.
     pub user_bytes_per_connection: u64,
     /// Growth of slabs and TCP pages of the machine per connection, halved for the two ends.
     pub kernel_bytes_per_connection: u64,
@@ -107,8 +111,8 @@ pub struct HoldReport {
     pub error_detail: std::collections::BTreeMap<String, u64>,
     /// Refusals for now.
     pub busy: u64,
-    /// Memory of the server before, after, bytes.
-    pub user_bytes: [u64; 2],
+    /// Memory of the server without a connection, with the first crowd, with all, bytes.
+    pub user_bytes: [u64; 3],
     /// Where and how.
     pub environment: Machine,
 }
@@ -146,6 +150,8 @@ pub struct Gathering {
     pub swarm: Swarm,
     /// The visitors.
     pub visitors: Visitors,
+    /// Most commands without an answer while all are opened or swept.
+    pub window: u32,
 }
 
 impl Gathering {
@@ -188,7 +194,23 @@ impl Gathering {
         if let Some(certificate) = stage.certificate.clone().filter(|_| transports == Transports::Tls) {
             swarm.secure(Secured::new(count, certificate)?);
         }
-        Ok(Self { swarm, visitors })
+        Ok(Self { swarm, visitors, window: WINDOW })
+    }
+
+    /// Connects `who`, an OPEN each, a message each, and silence. Gives the seconds of the three.
+    ///
+    /// # Errors
+    /// A sentence when somebody was left out.
+    fn live_through(&mut self, who: std::ops::Range<u32>) -> Result<[f64; 3], String> {
+        let seconds = [self.connect(who.clone())?, self.open(who.clone())?, self.sweep(who)?];
+        self.rest(SILENCE_NS);
+        Ok(seconds)
+    }
+
+    /// From now on everything comes in smaller bursts.
+    fn calm_down(&mut self) {
+        self.window = WINDOW / CALMER;
+        self.swarm.set_greeting_max(GREETING_MAX);
     }
 
     /// When a phase over everybody must be done.
@@ -217,7 +239,7 @@ impl Gathering {
         let (begin, end, all) = (self.swarm.now_ns(), self.deadline_ns(), who.end);
         let mut next = who.start;
         while self.visitors.ready < all {
-            while next < all && next < self.visitors.ready + WINDOW {
+            while next < all && next < self.visitors.ready + self.window {
                 let visitors = &mut self.visitors;
                 self.swarm.write(next, |reply| visitors.open(next, reply));
                 next += 1;
@@ -240,7 +262,7 @@ impl Gathering {
     /// A sentence when somebody got no answer.
     pub fn sweep(&mut self, who: std::ops::Range<u32>) -> Result<f64, String> {
         let begin = self.swarm.now_ns();
-        self.sweep_acked(who, WINDOW)?;
+        self.sweep_acked(who, self.window)?;
         let end = self.deadline_ns();
         match self.swarm.run(&mut self.visitors, end, |visitors| visitors.caught_up == visitors.ready) {
             true => Ok(self.seconds_since(begin)),
@@ -307,28 +329,23 @@ fn measure(args: &HoldArgs) -> Result<HoldReport, String> {
     if all == 0 {
         return Err("--connections must be at least 1".into());
     }
-    let mut stage = Stage::open_for(&args.stage, all, args.transport)?;
+    let mut stage = Stage::open_exact(&args.stage, all, args.transport)?;
     let kind = (args.transport, args.tickets);
     let mut gathering = Gathering::with_tickets(&mut stage, all, kind, args.body_bytes)?;
     gathering.visitors.opening = false;
-    let warm = (all / 10).min(WARM_UP);
-    gathering.connect(0..warm)?;
-    gathering.open(0..warm)?;
-    for _ in 0..WARM_UP_SWEEPS {
-        gathering.sweep(0..warm)?;
-    }
-    gathering.rest(SILENCE_NS);
+    gathering.swarm.set_greeting_max(2 * GREETING_MAX);
+    let first = all / FIRST_CROWD_OF;
+    let empty = memory::anonymous_bytes(stage.pid)?;
+    gathering.live_through(0..first)?;
     let before = (memory::anonymous_bytes(stage.pid)?, memory::kernel_bytes());
-    let connect_s = gathering.connect(warm..all)?;
-    eprintln!("{all} connected");
-    let open_s = gathering.open(warm..all)?;
-    let sweep_s = gathering.sweep(0..all)?;
-    eprintln!("{all} answered");
-    gathering.rest(SILENCE_NS);
+    eprintln!("{first} answered");
+    gathering.calm_down();
+    let [connect_s, open_s, sweep_s] = gathering.live_through(first..all)?;
     let after = (memory::anonymous_bytes(stage.pid)?, memory::kernel_bytes());
-    let added = all - warm;
+    eprintln!("{all} answered");
+    let added = all - first;
     let version = stage.control.server_version()?;
-    let Gathering { swarm, visitors } = gathering;
+    let Gathering { swarm, visitors, .. } = gathering;
     let mut errors = visitors.seen.faults.clone();
     for (count, what) in [
         (visitors.seen.lost, "lost item"),
@@ -349,13 +366,13 @@ fn measure(args: &HoldArgs) -> Result<HoldReport, String> {
         kernel_bytes_per_connection: memory::each(before.1, after.1, added) / 2,
         connects_per_second: round2(f64::from(added) / connect_s),
         opens_per_second: round2(f64::from(added) / open_s),
-        sweep_per_second: round2(f64::from(all) / sweep_s),
+        sweep_per_second: round2(f64::from(added) / sweep_s),
         greeted: visitors.greeted,
         answered: visitors.caught_up,
         errors: errors.values().sum(),
         error_detail: errors,
         busy: visitors.seen.busy,
-        user_bytes: [before.0, after.0],
+        user_bytes: [empty, before.0, after.0],
         environment: Machine::new(version),
     })
 }

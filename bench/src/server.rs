@@ -40,7 +40,15 @@ pub struct Launch {
     pub take_over: bool,
     /// Where its standard error is appended.
     pub log: PathBuf,
+    /// Whether its allocator gives memory back as soon as it is free and takes no huge pages. Otherwise it may hold on to
+    /// what a burst has left for as long as it is idle, and a page of 2 MiB counts as a whole once a byte of it was used:
+    /// its resident memory then says by whole megabytes too much, and may shrink while connections come.
+    pub exact_memory: bool,
 }
+
+/// Settings of mimalloc, the server's allocator, for [`Launch::exact_memory`]: milliseconds until free memory goes back,
+/// and whether there may be transparent huge pages.
+const EXACT_MEMORY: [(&str, &str); 2] = [("MIMALLOC_PURGE_DELAY", "0"), ("MIMALLOC_ALLOW_THP", "0")];
 
 /// A running server.
 pub struct Server {
@@ -72,6 +80,9 @@ impl Server {
         }
         if launch.take_over {
             command.arg("--take-over");
+        }
+        if launch.exact_memory {
+            command.envs(EXACT_MEMORY);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().map_err(|e| format!("cannot start {name}: {e}"))?;
@@ -208,6 +219,7 @@ mod tests {
             config: None,
             take_over: false,
             log: dir.join("log"),
+            exact_memory: true,
         }
     }
 
@@ -215,7 +227,11 @@ mod tests {
     #[test]
     fn programs_that_are_ready_end_early_or_end_badly() {
         let forever = "while :; do sleep 0.02; done";
-        let kind = launch("kind", &format!("trap 'exit 0' TERM\necho booting\necho \"ready $*\"\n{forever}"));
+        let exact = r#"[ "$MIMALLOC_PURGE_DELAY$MIMALLOC_ALLOW_THP" = 00 ] || exit 5"#;
+        let kind = launch(
+            "kind",
+            &format!("{exact}\ntrap 'exit 0' TERM\necho booting\necho \"ready $*\"\n{forever}"),
+        );
         Server::start(&kind).unwrap().stop().unwrap();
         Server::start(&kind).unwrap().kill().unwrap();
 

@@ -219,7 +219,7 @@ fn compare(args: &SlowlorisArgs) -> Result<SlowlorisReport, String> {
         tally.quit.store(true, Relaxed);
         thread.join().expect("dawdling does not panic").and(beside)
     })?;
-    let Gathering { swarm, visitors } = others;
+    let Gathering { swarm, visitors, .. } = others;
     drop(swarm);
     stage.close()?;
     Ok(SlowlorisReport {
@@ -275,7 +275,7 @@ fn wait(others: &mut Gathering, limit_ns: u64, done: impl Fn() -> bool) -> bool 
 
 fn others_p99(others: &mut Gathering, args: &SlowlorisArgs) -> Result<u64, String> {
     let now = others.swarm.now_ns();
-    let Gathering { swarm, visitors } = &mut *others;
+    let Gathering { swarm, visitors, .. } = &mut *others;
     let end = measure(visitors, now, args.seconds);
     drive(swarm, visitors, &mut [Pace::new(0..args.others, args.rate, now)], end);
     others.rest(200_000_000);

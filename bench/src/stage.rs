@@ -69,7 +69,7 @@ impl Stage {
     /// # Errors
     /// A sentence when the server cannot be started or reached.
     pub fn open(args: &StageArgs, connections: u32) -> Result<Self, String> {
-        Self::open_for(args, connections, Transports::Binary)
+        Self::start(args, connections, Transports::Binary, false)
     }
 
     /// As [`Stage::open`], with a listener for this transport.
@@ -77,6 +77,23 @@ impl Stage {
     /// # Errors
     /// As [`Stage::open`], and for TLS on a server that runs already: what it presents is its operator's.
     pub fn open_for(args: &StageArgs, connections: u32, transports: Transports) -> Result<Self, String> {
+        Self::start(args, connections, transports, false)
+    }
+
+    /// As [`Stage::open_for`], for a look at memory: a server of our own has [`Launch::exact_memory`].
+    ///
+    /// # Errors
+    /// As [`Stage::open_for`].
+    pub fn open_exact(args: &StageArgs, connections: u32, transports: Transports) -> Result<Self, String> {
+        Self::start(args, connections, transports, true)
+    }
+
+    fn start(
+        args: &StageArgs,
+        connections: u32,
+        transports: Transports,
+        exact_memory: bool,
+    ) -> Result<Self, String> {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (binary, websocket, tls) = (at(args.binary_port), at(args.ws_port), at(args.tls_port));
         let ports = Ports { binary, websocket, tls };
@@ -114,6 +131,7 @@ impl Stage {
             config: Some(folder.join("ringdesk.toml")),
             take_over: false,
             log: folder.join("stderr"),
+            exact_memory,
         };
         let unwritten = |e: std::io::Error| format!("cannot write below {}: {e}", folder.display());
         let mut text = config(connections, args);

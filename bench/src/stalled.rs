@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::bystanders::{Beside, Judged, Pace, drive, measure, p99};
 use crate::chat::run_number;
 use crate::environment::{self, Machine};
-use crate::hold::Gathering;
+use crate::hold::{Gathering, WINDOW};
 use crate::memory;
 use crate::stage::{Stage, StageArgs};
 use crate::swarm::visitors::Visitors;
@@ -165,7 +165,7 @@ impl<'a> Stalled<'a> {
         visitors.loud = (args.readers..2 * args.readers, args.flow_bytes);
         let (ports, receive_bytes) = (stage.ports, args.receive_kib * 1024);
         let swarm = Swarm::open_narrow(total, ports, Transports::Binary, Instant::now(), receive_bytes)?;
-        let mut crowd = Gathering { swarm, visitors };
+        let mut crowd = Gathering { swarm, visitors, window: WINDOW };
         crowd.visitors.opening = false;
         crowd.connect(0..total)?;
         // Readers first: their conversations exist when the writers open them.
@@ -235,7 +235,7 @@ impl<'a> Stalled<'a> {
 
     fn others_p99(&mut self) -> Result<u64, String> {
         let (readers, now) = (self.args.readers, self.crowd.swarm.now_ns());
-        let Gathering { swarm, visitors } = &mut self.crowd;
+        let Gathering { swarm, visitors, .. } = &mut self.crowd;
         let end = measure(visitors, now, self.args.seconds);
         let total = visitors.len();
         let others = Pace::new(2 * readers..total, self.args.rate, now);

@@ -140,7 +140,7 @@ fn measure(args: &StormArgs) -> Result<StormReport, String> {
         back[at] = round2(crowd.seconds_since(begin));
     }
     let version = stage.control.server_version()?;
-    let Gathering { swarm, visitors } = crowd;
+    let Gathering { swarm, visitors, .. } = crowd;
     let cursors_wrong = (0..all).filter(|who| visitors.standing(*who).0 != visitors.standing(*who).1).count();
     let mut error_detail = visitors.seen.faults.clone();
     if swarm.unreadable > 0 {

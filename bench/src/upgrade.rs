@@ -156,7 +156,7 @@ fn replace(args: &UpgradeArgs) -> Result<UpgradeReport, String> {
     launch.take_over = !args.restart;
     launch.program = args.successor.clone().unwrap_or(launch.program);
 
-    let Gathering { swarm, visitors } = &mut crowd;
+    let Gathering { swarm, visitors, .. } = &mut crowd;
     measure(visitors, swarm.now_ns(), 1e9);
     let mut paces = [Pace::new(0..args.speakers, args.rate, swarm.now_ns())];
     let load_ns = (args.seconds * 1e9) as u64;
@@ -189,7 +189,7 @@ fn finish(
     unfinished: Option<String>,
 ) -> Result<UpgradeReport, String> {
     let version = stage.control.server_version()?;
-    let Gathering { swarm, visitors } = crowd;
+    let Gathering { swarm, visitors, .. } = crowd;
     let all = args.connections;
     let apart = |who: &u32| visitors.standing(*who).0 != visitors.standing(*who).1;
     let cursors_wrong = (0..all).filter(apart).count() as u32;

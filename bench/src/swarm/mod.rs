@@ -31,7 +31,9 @@ use self::wire::{Heard, Unreadable, Wire};
 pub const PER_RING_MAX: u32 = 20_000;
 /// Connections dialled but not yet greeted, so that the server's accept queue (4,096) never overflows: an overflow
 /// costs a second each. Full: the next dial waits.
-const GREETING_MAX: usize = 1024;
+pub const GREETING_MAX: usize = 1024;
+/// What [`Swarm::set_greeting_max`] may raise that to.
+const GREETING_MAX_MAX: usize = 2 * GREETING_MAX;
 /// Receive buffers of a ring, and bytes of each: many small ones for many connections that say little, a few large ones
 /// where few connections carry everything.
 const BUFFERS_OF_MANY: (u16, u32) = (1024, 2048);
@@ -110,6 +112,8 @@ pub struct Swarm {
     dials: VecDeque<u32>,
     /// Dialled, not yet settled; the flag per client says who.
     greeting: usize,
+    /// At most so many of them.
+    greeting_max: usize,
     unsettled: Vec<bool>,
     due: BinaryHeap<Reverse<(u64, u32, bool)>>,
     /// Bytes of incomplete frames.
@@ -189,6 +193,7 @@ impl Swarm {
             clock,
             dials: VecDeque::new(),
             greeting: 0,
+            greeting_max: GREETING_MAX,
             unsettled: vec![false; clients as usize],
             due: BinaryHeap::new(),
             partial: BTreeMap::new(),
@@ -214,6 +219,11 @@ impl Swarm {
     /// Dials these clients, as fast as they are greeted.
     pub fn dial(&mut self, who: std::ops::Range<u32>) {
         self.dials.extend(who);
+    }
+
+    /// From now on at most `max` connections are dialled and not yet greeted, 1 to 2,048; [`GREETING_MAX`] at the start.
+    pub fn set_greeting_max(&mut self, max: usize) {
+        self.greeting_max = max.clamp(1, GREETING_MAX_MAX);
     }
 
     /// Lets a client write outside of an event. `false` when it is not connected.
@@ -261,7 +271,7 @@ impl Swarm {
     pub fn turn<C: Crowd>(&mut self, crowd: &mut C, until_ns: u64) {
         let now = self.now_ns();
         self.take_due(crowd, now);
-        while self.greeting < GREETING_MAX
+        while self.greeting < self.greeting_max
             && let Some(who) = self.dials.pop_front()
         {
             self.greeting += 1;

@@ -424,6 +424,6 @@ mod tests {
         let visitor = size_of::<crate::visitor::Visitor>();
         assert!(conversation <= 80, "Conversation grew to {conversation} bytes");
         assert!(device <= 32, "Device grew to {device} bytes");
-        assert!(visitor <= 40, "Visitor grew to {visitor} bytes");
+        assert!(visitor <= 32, "Visitor grew to {visitor} bytes");
     }
 }

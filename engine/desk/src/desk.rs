@@ -18,11 +18,14 @@ use crate::view::{ConversationView, SiteView};
 /// What a slot looks like before its first event.
 static EMPTY: SlotState = SlotState::new();
 
+/// Slots of one chunk. A box for each slot would cost what it saves: from a few thousand visitors on no chunk is empty.
+const CHUNK: usize = 64;
+
 /// All slots one shard owns.
 pub struct Desk {
     limits: Limits,
-    /// One place per slot, filled by the slot's first event.
-    slots: Box<[Option<Box<SlotState>>]>,
+    /// All slots, by [`CHUNK`]; a chunk is filled by the first event of one of its slots.
+    slots: Box<[Option<Box<[SlotState]>>]>,
     /// Earliest deadline of each slot that has one: `SlotState::due`.
     due: BTreeSet<(Hlc, Slot)>,
     conversations: u64,
@@ -32,7 +35,7 @@ impl Desk {
     /// An empty desk. Panics when the limits contradict each other.
     pub fn new(limits: Limits) -> Self {
         limits.check();
-        let slots = (0..SLOTS).map(|_| None).collect();
+        let slots = (0..usize::from(SLOTS).div_ceil(CHUNK)).map(|_| None).collect();
         Self { limits, slots, due: BTreeSet::new(), conversations: 0 }
     }
 
@@ -70,7 +73,9 @@ impl Desk {
     pub fn apply(&mut self, event: &Event) {
         let slot = event.slot();
         assert!(slot.0 < SLOTS, "{slot:?} is out of range");
-        let state = self.slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(SlotState::new()));
+        let (chunk, place) = (usize::from(slot.0) / CHUNK, usize::from(slot.0) % CHUNK);
+        let chunk = &mut self.slots[chunk];
+        let state = &mut chunk.get_or_insert_with(|| (0..CHUNK).map(|_| SlotState::new()).collect())[place];
         if matches!(event, Event::Opened { .. }) {
             self.conversations += 1;
         }
@@ -153,14 +158,14 @@ impl Desk {
     /// Forgets the keys of every conversation: a bug, planted to see it found.
     #[cfg(feature = "planted")]
     pub fn forget_devices(&mut self) {
-        let slots = self.slots.iter_mut().flatten();
+        let slots = self.slots.iter_mut().flatten().flatten();
         slots.for_each(|slot| slot.forget_devices());
     }
 
     /// Takes every OPEN key for one of its device's newest conversation: a bug, planted to see it found.
     #[cfg(feature = "planted")]
     pub fn forget_old_opens(&mut self) {
-        let slots = self.slots.iter_mut().flatten();
+        let slots = self.slots.iter_mut().flatten().flatten();
         slots.for_each(|slot| slot.forget_old_opens());
     }
 
@@ -181,11 +186,12 @@ impl Desk {
     }
 
     fn slot(&self, slot: Slot) -> Option<&SlotState> {
-        self.slots.get(usize::from(slot.0))?.as_deref()
+        let chunk = self.slots.get(usize::from(slot.0) / CHUNK)?.as_ref()?;
+        Some(&chunk[usize::from(slot.0) % CHUNK]).filter(|state| !state.is_blank())
     }
 
     fn states(&self) -> impl Iterator<Item = (Slot, &SlotState)> {
-        (0..SLOTS).map(Slot).zip(&self.slots).filter_map(|(slot, state)| Some((slot, state.as_deref()?)))
+        (0..SLOTS).map(Slot).filter_map(|slot| Some((slot, self.slot(slot)?)))
     }
 }
 

@@ -22,6 +22,7 @@ mod pairs;
 mod placement;
 mod queue;
 mod slot;
+mod sorted;
 pub mod view;
 mod visitor;
 

@@ -111,6 +111,11 @@ impl Pairs {
         Self { told: BySlot::None, heard: BySlot::None, outstanding: 0 }
     }
 
+    /// Whether no note was ever told or heard.
+    pub(crate) fn is_blank(&self) -> bool {
+        matches!((&self.told, &self.heard), (BySlot::None, BySlot::None))
+    }
+
     /// Number of the last note told to `to`.
     pub(crate) fn told(&self, to: Slot) -> u64 {
         self.told.get(to).map_or(0, |told| told.last)

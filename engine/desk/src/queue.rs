@@ -2,10 +2,9 @@
 //!
 //! Owned by the dispatcher. Bounded by `Limits::conversations_max`: a conversation stands here at most once.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::digest::Digest;
 use crate::ids::{AgentId, ConversationId, Hlc};
+use crate::sorted::Sorted;
 
 /// One conversation of the site that wants or has an agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,13 +35,13 @@ impl Kept {
 
 /// Entries by conversation, and the order of those that wait.
 pub(crate) struct Queue {
-    entries: BTreeMap<ConversationId, Kept>,
-    waiting: BTreeSet<(Hlc, ConversationId)>,
+    entries: Sorted<ConversationId, Kept>,
+    waiting: Sorted<(Hlc, ConversationId), ()>,
 }
 
 impl Queue {
     pub(crate) const fn new() -> Self {
-        Self { entries: BTreeMap::new(), waiting: BTreeSet::new() }
+        Self { entries: Sorted::new(), waiting: Sorted::new() }
     }
 
     pub(crate) fn entry(&self, conversation: ConversationId) -> Option<Entry> {
@@ -55,13 +54,13 @@ impl Queue {
 
     /// Those who wait, longest first; ties by id.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = (ConversationId, Hlc)> + use<'_> {
-        self.waiting.iter().map(|(since, conversation)| (*conversation, *since))
+        self.waiting.iter().map(|((since, conversation), ())| (*conversation, *since))
     }
 
     pub(crate) fn apply_waiting(&mut self, conversation: ConversationId, since: Hlc, epoch: u32) {
-        let before = self.entries.insert(conversation, Kept { since, epoch, agent: 0 });
-        assert!(before.is_none(), "{conversation:?} joins a queue it stands in");
-        self.waiting.insert((since, conversation));
+        let new = self.entries.insert(conversation, Kept { since, epoch, agent: 0 });
+        assert!(new, "{conversation:?} joins a queue it stands in");
+        self.waiting.insert((since, conversation), ());
     }
 
     pub(crate) fn apply_placed(&mut self, conversation: ConversationId, agent: AgentId, epoch: u32) {
@@ -70,7 +69,8 @@ impl Queue {
         assert!(epoch > entry.epoch, "{conversation:?}: epoch {epoch} after {}", entry.epoch);
         entry.agent = agent.0;
         entry.epoch = epoch;
-        assert!(self.waiting.remove(&(entry.since, conversation)), "who is placed has waited");
+        let key = (entry.since, conversation);
+        assert!(self.waiting.remove(&key).is_some(), "who is placed has waited");
     }
 
     pub(crate) fn apply_returned(&mut self, conversation: ConversationId, agent: AgentId, epoch: u32) {
@@ -81,21 +81,22 @@ impl Queue {
             entry.entry()
         );
         entry.agent = 0;
-        self.waiting.insert((entry.since, conversation));
+        let key = (entry.since, conversation);
+        self.waiting.insert(key, ());
     }
 
     /// Forgets a conversation; gives the agent that had it.
     pub(crate) fn apply_left(&mut self, conversation: ConversationId) -> Option<AgentId> {
         let entry = self.entries.remove(&conversation).expect("only a known conversation leaves").entry();
         if entry.agent.is_none() {
-            assert!(self.waiting.remove(&(entry.since, conversation)), "who has no agent waits");
+            assert!(self.waiting.remove(&(entry.since, conversation)).is_some(), "who has no agent waits");
         }
         entry.agent
     }
 
     pub(crate) fn digest(&self, digest: &mut Digest) {
         digest.count(self.entries.len());
-        for (conversation, entry) in &self.entries {
+        for (conversation, entry) in self.entries.iter() {
             digest.u64(conversation.0);
             digest.u64(entry.since.0);
             digest.u32(entry.epoch);

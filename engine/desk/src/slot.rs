@@ -14,14 +14,18 @@ use crate::limits::Limits;
 use crate::pairs::Pairs;
 use crate::visitor::Visitor;
 
+/// Visitors of a slot that are looked through one by one. With a hundred thousand of them a slot has six.
+const SCANNED: usize = 16;
+
 /// One slot's state.
 pub(crate) struct SlotState {
     /// Number `n` stands at `n - 1`: numbers are dense from 1 and no conversation is ever forgotten.
     conversations: Vec<Conversation>,
     /// In the order they came, so that a conversation can name its visitor by place.
     visitors: Vec<Visitor>,
-    /// Places of all visitors, in order of `Visitor::key`.
-    by_key: Vec<u32>,
+    /// Places of all visitors, in order of site and external id: made when there are more than [`SCANNED`].
+    #[allow(clippy::box_collection, reason = "8 bytes instead of 24 in every slot")]
+    by_key: Option<Box<Vec<u32>>>,
     /// Made by the first dispatcher: most slots have none.
     home: Option<Box<Home>>,
     pub(crate) pairs: Pairs,
@@ -42,10 +46,15 @@ impl SlotState {
         Self {
             conversations: Vec::new(),
             visitors: Vec::new(),
-            by_key: Vec::new(),
+            by_key: None,
             home: None,
             pairs: Pairs::new(),
         }
+    }
+
+    /// Whether nothing has ever happened here: there is no event that leaves nothing behind.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.conversations.is_empty() && self.home.is_none() && self.pairs.is_blank()
     }
 
     /// Its dispatchers.
@@ -79,12 +88,39 @@ impl SlotState {
     }
 
     pub(crate) fn visitor(&self, site: SiteId, visitor: &str) -> Option<&Visitor> {
-        let found = self.find(site, visitor).ok()?;
-        Some(&self.visitors[self.by_key[found] as usize])
+        let place = self.find(site, visitor).ok()?;
+        Some(&self.visitors[place as usize])
     }
 
-    fn find(&self, site: SiteId, visitor: &str) -> Result<usize, usize> {
-        self.by_key.binary_search_by(|place| self.visitors[*place as usize].key().cmp(&(site, visitor)))
+    /// Place of a visitor; for one who is not known, where its place goes in `by_key`.
+    fn find(&self, site: SiteId, visitor: &str) -> Result<u32, usize> {
+        let Some(by_key) = &self.by_key else {
+            let known = |known: &Visitor| *known.name == *visitor && self.site_of(known) == site;
+            return self.visitors.iter().position(known).map(|place| place as u32).ok_or(0);
+        };
+        by_key.binary_search_by(|place| self.key(*place).cmp(&(site, visitor))).map(|at| by_key[at])
+    }
+
+    /// How visitors are ordered.
+    fn key(&self, place: u32) -> (SiteId, &str) {
+        let visitor = &self.visitors[place as usize];
+        (self.site_of(visitor), &visitor.name)
+    }
+
+    fn site_of(&self, visitor: &Visitor) -> SiteId {
+        self.numbered(visitor.latest()).site
+    }
+
+    /// Takes note of a visitor who just came, behind the conversation that it came with.
+    fn enter(&mut self, free: usize, place: u32) {
+        if let Some(by_key) = &mut self.by_key {
+            grow(by_key);
+            by_key.insert(free, place);
+        } else if self.visitors.len() > SCANNED {
+            let mut by_key: Vec<u32> = (0..self.visitors.len() as u32).collect();
+            by_key.sort_unstable_by(|one, two| self.key(*one).cmp(&self.key(*two)));
+            self.by_key = Some(Box::new(by_key));
+        }
     }
 
     /// Number of the newest conversation.
@@ -128,22 +164,17 @@ impl SlotState {
                     "{conversation:?} opened after {}",
                     self.last_number()
                 );
-                let place = match self.find(*site, visitor) {
-                    Ok(found) => {
-                        let place = self.by_key[found];
-                        self.visitors[place as usize].apply_open(*device, *n, number, limits);
-                        place
-                    }
+                let found = self.find(*site, visitor);
+                let place = found.unwrap_or(self.visitors.len() as u32);
+                push(&mut self.conversations, Conversation::new(*site, *site_slot, place, *at));
+                match found {
+                    Ok(place) => self.visitors[place as usize].apply_open(*device, *n, number, limits),
                     Err(free) => {
                         assert!(*n == 1, "the first OPEN of {visitor} is {n}");
-                        let place = self.visitors.len() as u32;
-                        push(&mut self.visitors, Visitor::new(*site, visitor, *device, number));
-                        grow(&mut self.by_key);
-                        self.by_key.insert(free, place);
-                        place
+                        push(&mut self.visitors, Visitor::new(visitor, *device, number));
+                        self.enter(free, place);
                     }
-                };
-                push(&mut self.conversations, Conversation::new(*site, *site_slot, place, *at));
+                }
             }
             Event::Found { conversation, device, n, .. } => {
                 let number = conversation.number();
@@ -195,7 +226,7 @@ impl SlotState {
         digest.u64(self.last_number());
         digest.count(self.conversations.len());
         let keys: Vec<String> =
-            self.visitors.iter().map(|visitor| format!("{}/{}", visitor.site.0, visitor.name)).collect();
+            self.visitors.iter().map(|one| format!("{}/{}", self.site_of(one).0, one.name)).collect();
         for (conversation, number) in self.conversations.iter().zip(1u64..) {
             digest.u64(number);
             conversation.digest(&keys[conversation.visitor as usize], digest);
@@ -247,9 +278,30 @@ fn push<T>(values: &mut Vec<T>, value: T) {
 mod tests {
     use super::*;
 
-    /// With 16,384 slots, twenty thousand visitors have half a slot each.
+    /// There are 16,384 of them from the first visitors on.
     #[test]
     fn a_slot_is_small() {
-        assert!(size_of::<SlotState>() <= 128, "{}", size_of::<SlotState>());
+        assert!(size_of::<SlotState>() <= 112, "{}", size_of::<SlotState>());
+    }
+
+    /// However many visitors a hash tag brings into one slot, each is found, and nobody else is.
+    #[test]
+    fn visitors_are_found_before_and_after_they_are_sorted() {
+        let (mut state, limits) = (SlotState::new(), Limits::default());
+        let names = |visitor: u64| (SiteId(1 + (visitor % 3) as u32), format!("v{}", visitor * 7 % 50));
+        for number in 1..=50u64 {
+            let (site, visitor) = names(number);
+            assert!(state.visitor(site, &visitor).is_none());
+            let (conversation, site_slot) =
+                (ConversationId::new(crate::ids::Slot(3), number), crate::ids::Slot(4));
+            let (device, at) = (crate::ids::DeviceId(number), Hlc(number));
+            state.apply(&Event::Opened { conversation, site, site_slot, visitor, device, n: 1, at }, &limits);
+            assert_eq!(state.by_key.is_some(), number > SCANNED as u64);
+            for known in 1..=number {
+                let (site, visitor) = names(known);
+                assert_eq!(state.visitor(site, &visitor).map(Visitor::latest), Some(known));
+                assert!(state.visitor(SiteId(9), &visitor).is_none());
+            }
+        }
     }
 }

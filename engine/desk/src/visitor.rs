@@ -28,16 +28,15 @@ pub(crate) struct Visitor {
     /// External id. Shared with the sessions of the visitor.
     pub(crate) name: Arc<str>,
     openers: Openers,
-    pub(crate) site: SiteId,
-    /// Number of its latest conversation.
-    latest: u32,
 }
 
-/// The devices that opened a visitor's conversations. Most visitors have one device and one conversation, which takes no
-/// allocation.
+const _: () = assert!(size_of::<Visitor>() == 32);
+
+/// The devices that opened a visitor's conversations, and the number of the latest one. Most visitors have one device and
+/// one conversation, which takes no allocation.
 enum Openers {
     /// One device, up to this n answered with the visitor's only conversation.
-    One { device: DeviceId, last: NonZeroU32 },
+    One { device: DeviceId, last: NonZeroU32, latest: u32 },
     /// Whatever else.
     Many(Box<Crowd>),
 }
@@ -46,6 +45,7 @@ struct Crowd {
     /// Least recently used first.
     live: Vec<Opener>,
     retired: Retired,
+    latest: u32,
 }
 
 /// One device's OPEN keys.
@@ -89,26 +89,24 @@ impl Opener {
 
 impl Visitor {
     /// A visitor whose first OPEN, which is the device's first, made conversation `number`.
-    pub(crate) fn new(site: SiteId, name: &str, device: DeviceId, number: u64) -> Self {
-        let openers = Openers::One { device, last: NonZeroU32::MIN };
-        Self { name: Arc::from(name), openers, site, latest: narrow(number) }
+    pub(crate) fn new(name: &str, device: DeviceId, number: u64) -> Self {
+        let openers = Openers::One { device, last: NonZeroU32::MIN, latest: narrow(number) };
+        Self { name: Arc::from(name), openers }
     }
 
     /// Number of its latest conversation.
     pub(crate) fn latest(&self) -> u64 {
-        u64::from(self.latest)
-    }
-
-    /// How visitors of a slot are ordered.
-    pub(crate) fn key(&self) -> (SiteId, &str) {
-        (self.site, &self.name)
+        u64::from(match &self.openers {
+            Openers::One { latest, .. } => *latest,
+            Openers::Many(crowd) => crowd.latest,
+        })
     }
 
     /// Number of the conversation a recorded key was answered with; `None` for the next key.
     fn answer(&self, device: DeviceId, n: u64) -> Result<Option<u64>, Refusal> {
         let (last, number) = match &self.openers {
-            Openers::One { device: known, last } if *known == device => {
-                (u64::from(last.get()), self.latest())
+            Openers::One { device: known, last, latest } if *known == device => {
+                (u64::from(last.get()), u64::from(*latest))
             }
             Openers::One { .. } => (0, 0),
             Openers::Many(crowd) => {
@@ -148,10 +146,10 @@ impl Visitor {
     }
 
     fn crowd(&mut self) -> &mut Crowd {
-        if let Openers::One { device, last } = self.openers {
-            let runs = vec![Run { first_n: 1, number: self.latest }];
+        if let Openers::One { device, last, latest } = self.openers {
+            let runs = vec![Run { first_n: 1, number: latest }];
             let live = vec![Opener { device, last: u64::from(last.get()), runs }];
-            self.openers = Openers::Many(Box::new(Crowd { live, retired: Retired::default() }));
+            self.openers = Openers::Many(Box::new(Crowd { live, retired: Retired::default(), latest }));
         }
         let Openers::Many(crowd) = &mut self.openers else { panic!("it was just made one") };
         crowd
@@ -161,7 +159,7 @@ impl Visitor {
     pub(crate) fn apply_open(&mut self, device: DeviceId, n: u64, number: u64, limits: &Limits) {
         let narrowed = narrow(number);
         match &mut self.openers {
-            Openers::One { device: known, last } if *known == device && self.latest == narrowed => {
+            Openers::One { device: known, last, latest } if *known == device && *latest == narrowed => {
                 assert!(n == u64::from(last.get()) + 1, "device {device:?}: OPEN {n} after {last}");
                 *last = last.checked_add(1).expect("OPEN_N_MAX bounds n");
                 return;
@@ -176,7 +174,7 @@ impl Visitor {
         assert!(crowd.live.len() < limits.devices_live_max as usize, "live devices are bounded by decide");
         opener.record(n, number);
         crowd.live.push(opener);
-        self.latest = narrowed;
+        crowd.latest = narrowed;
     }
 
     pub(crate) fn apply_retired(&mut self, device: DeviceId, limits: &Limits) {
@@ -190,13 +188,13 @@ impl Visitor {
         digest.u64(self.latest());
         let crowd = match &self.openers {
             Openers::Many(crowd) => crowd,
-            Openers::One { device, last } => {
+            Openers::One { device, last, latest } => {
                 digest.count(1);
                 digest.u64(device.0);
                 digest.u32(last.get());
                 digest.count(1);
                 digest.u64(1);
-                digest.u64(self.latest());
+                digest.u64(u64::from(*latest));
                 return digest.count(0);
             }
         };
@@ -286,7 +284,7 @@ mod tests {
 
     /// A device whose conversation `number` was opened with `keys` keys each.
     fn visitor_with(conversations: u64, keys: u64) -> Visitor {
-        let mut visitor = Visitor::new(SiteId(1), "v", DEVICE, 10);
+        let mut visitor = Visitor::new("v", DEVICE, 10);
         for n in 2..=conversations * keys {
             visitor.apply_open(DEVICE, n, 10 * n.div_ceil(keys), &Limits::default());
         }
@@ -323,7 +321,7 @@ mod tests {
     #[test]
     fn a_device_that_used_up_its_numbers_has_expired() {
         let mut visitor = visitor_with(1, 1);
-        visitor.openers = Openers::One { device: DEVICE, last: NonZeroU32::MAX };
+        visitor.openers = Openers::One { device: DEVICE, last: NonZeroU32::MAX, latest: 10 };
         assert_eq!(visitor.answer(DEVICE, OPEN_N_MAX), Ok(Some(10)));
         assert_eq!(visitor.answer(DEVICE, OPEN_N_MAX + 1), Err(Refusal::DeviceExpired));
         assert_eq!(

@@ -1,7 +1,7 @@
 //! Where the items of each conversation lie in the log, and which sessions listen to it. Owner side.
 //!
 //! Only durable items are here: the gate appends an item's position when it releases it, so "in the index" and
-//! "may be seen" are the same thing. Memory: 48 bytes per conversation, which hold one listener and the items of one
+//! "may be seen" are the same thing. Memory: 32 bytes per conversation, which hold one visitor's session and the items of one
 //! record; beyond that 12 bytes per item, and half as much room. The log issue moves it to disk.
 
 use ringdesk_desk::ids::{AgentId, ConversationId, SLOTS};
@@ -60,7 +60,7 @@ enum Items {
     #[default]
     None,
     /// The first `count` items lie in one record.
-    Run { record: Packed, count: u32 },
+    Run { record: Packed, count: u16 },
     #[allow(clippy::box_collection, reason = "8 bytes instead of 24 in every conversation")]
     Many(Box<Vec<Packed>>),
 }
@@ -69,14 +69,14 @@ impl Items {
     fn len(&self) -> usize {
         match self {
             Self::None => 0,
-            Self::Run { count, .. } => *count as usize,
+            Self::Run { count, .. } => usize::from(*count),
             Self::Many(items) => items.len(),
         }
     }
 
     fn get(&self, at: usize) -> Packed {
         match self {
-            Self::Run { record, count } if at < *count as usize => *record,
+            Self::Run { record, count } if at < usize::from(*count) => *record,
             Self::Many(items) => items[at],
             _ => panic!("item {at} of {}", self.len()),
         }
@@ -85,9 +85,9 @@ impl Items {
     fn push(&mut self, record: Packed) {
         match self {
             Self::None => *self = Self::Run { record, count: 1 },
-            Self::Run { record: first, count } if *first == record => *count += 1,
+            Self::Run { record: first, count } if *first == record && *count < u16::MAX => *count += 1,
             Self::Run { record: first, count } => {
-                let mut items = vec![*first; *count as usize];
+                let mut items = vec![*first; usize::from(*count)];
                 items.push(record);
                 *self = Self::Many(Box::new(items));
             }
@@ -101,14 +101,40 @@ impl Items {
     }
 }
 
-/// Who listens, in order of subscription.
+/// Who listens, in order of subscription. One session of a visitor, which most conversations have, takes no allocation.
 #[derive(Default, Debug)]
 enum Subscribers {
     #[default]
     None,
-    One(Subscriber),
+    /// A [`SessionRef`] of a visitor, in its own fields: they fit around the variant's number.
+    Visitor { shard: u16, index: u32, generation: u32, channel: u32 },
     #[allow(clippy::box_collection, reason = "8 bytes instead of 24 in every conversation")]
     Many(Box<Vec<Subscriber>>),
+}
+
+impl Subscribers {
+    fn of(listeners: Vec<Subscriber>) -> Self {
+        match listeners[..] {
+            [] => Self::None,
+            [Subscriber { session: SessionRef { shard, index, generation, channel }, agent: 0 }] => {
+                Self::Visitor { shard, index, generation, channel }
+            }
+            _ => Self::Many(Box::new(listeners)),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Subscriber> {
+        let (visitor, many) = match self {
+            Self::None => (None, None),
+            Self::Visitor { shard, index, generation, channel } => {
+                let (shard, index, generation, channel) = (*shard, *index, *generation, *channel);
+                let session = SessionRef { shard, index, generation, channel };
+                (Some(Subscriber { session, agent: 0 }), None)
+            }
+            Self::Many(many) => (None, Some(many.iter().copied())),
+        };
+        visitor.into_iter().chain(many.into_iter().flatten())
+    }
 }
 
 /// What the shard knows of one conversation beside the desk.
@@ -131,47 +157,38 @@ impl Entry {
     }
 
     /// Who listens, in order of subscription.
-    pub fn subscribers(&self) -> &[Subscriber] {
-        match &self.subscribers {
-            Subscribers::None => &[],
-            Subscribers::One(one) => std::slice::from_ref(one),
-            Subscribers::Many(many) => many,
-        }
+    pub fn subscribers(&self) -> impl Iterator<Item = Subscriber> {
+        self.subscribers.iter()
     }
 
     fn subscribe(&mut self, subscriber: Subscriber) -> bool {
-        let known = match &mut self.subscribers {
-            Subscribers::None => &mut [],
-            Subscribers::One(one) => std::slice::from_mut(one),
-            Subscribers::Many(many) => many.as_mut_slice(),
-        };
-        if known.len() >= SUBSCRIBERS_MAX && known.iter().all(|known| known.session != subscriber.session) {
-            return false;
-        }
-        if let Some(known) = known.iter_mut().find(|known| known.session == subscriber.session) {
-            *known = subscriber;
+        if let Subscribers::Many(many) = &mut self.subscribers {
+            match many.iter().position(|known| known.session == subscriber.session) {
+                Some(known) => many[known] = subscriber,
+                None if many.len() >= SUBSCRIBERS_MAX => return false,
+                None => many.push(subscriber),
+            }
             return true;
         }
-        match &mut self.subscribers {
-            Subscribers::None => self.subscribers = Subscribers::One(subscriber),
-            Subscribers::One(one) => {
-                self.subscribers = Subscribers::Many(Box::new(vec![*one, subscriber]));
-            }
-            Subscribers::Many(many) => many.push(subscriber),
-        }
+        let others = self.subscribers.iter().filter(|known| known.session != subscriber.session);
+        self.subscribers = Subscribers::of(others.chain([subscriber]).collect());
         true
     }
 
     fn unsubscribe(&mut self, session: SessionRef) {
         match &mut self.subscribers {
-            Subscribers::One(one) if one.session == session => self.subscribers = Subscribers::None,
+            Subscribers::None => {}
             Subscribers::Many(many) => {
                 many.retain(|known| known.session != session);
-                if let [one] = many.as_slice() {
-                    self.subscribers = Subscribers::One(*one);
+                if many.len() < 2 {
+                    self.subscribers = Subscribers::of(std::mem::take(many));
                 }
             }
-            _ => {}
+            visitor => {
+                if visitor.iter().any(|known| known.session == session) {
+                    self.subscribers = Subscribers::None;
+                }
+            }
         }
     }
 }
@@ -268,7 +285,7 @@ mod tests {
     #[test]
     fn an_entry_is_small() {
         assert_eq!(size_of::<Packed>(), 12);
-        assert_eq!(size_of::<Entry>(), 48);
+        assert_eq!(size_of::<Entry>(), 32);
     }
 
     #[test]
@@ -291,6 +308,18 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_very_many_items_is_a_list_at_last() {
+        let mut index = Index::default();
+        let (id, last) = (ConversationId::new(Slot(3), 1), u64::from(u16::MAX) + 2);
+        (1..=last).for_each(|seq| index.append(id, seq, record(512)));
+        let entry = index.get(id).unwrap();
+        assert_eq!(
+            (entry.durable_seq(), entry.record(1), entry.record(last)),
+            (last, record(512), record(512))
+        );
+    }
+
+    #[test]
     #[should_panic(expected = "item 3 follows 1")]
     fn a_hole_is_a_broken_invariant() {
         let mut index = Index::default();
@@ -305,8 +334,8 @@ mod tests {
         let id = ConversationId::new(Slot(3), 1);
         let session = |index| SessionRef { shard: 0, index, generation: 1, channel: 0 };
         let listening = |index: &Index| -> Vec<u32> {
-            let listeners = index.get(id).map_or(&[][..], Entry::subscribers);
-            listeners.iter().map(|listener| listener.session.index).collect()
+            let listeners = index.get(id).into_iter().flat_map(Entry::subscribers);
+            listeners.map(|listener| listener.session.index).collect()
         };
         for entry in [4, 4, 5, 4, 6] {
             assert!(index.subscribe(id, Subscriber::new(session(entry), None)));
@@ -321,7 +350,17 @@ mod tests {
         }
         assert!(!index.subscribe(id, Subscriber::new(session(1_000), None)), "no room");
         assert!(index.subscribe(id, Subscriber::new(session(3), None)), "a known one is renewed");
-        assert_eq!(index.get(id).unwrap().subscribers()[3].agent(), None);
-        assert_eq!(index.get(id).unwrap().subscribers()[4].agent(), Some(AgentId(7)));
+        let agents: Vec<_> = index.get(id).unwrap().subscribers().map(|listener| listener.agent()).collect();
+        assert_eq!((agents.len(), agents[3], agents[4]), (SUBSCRIBERS_MAX, None, Some(AgentId(7))));
+        // One agent alone, then the same session as a visitor's, then nobody.
+        (1..SUBSCRIBERS_MAX as u32).for_each(|entry| index.unsubscribe(id, session(entry)));
+        for agent in [Some(AgentId(7)), None] {
+            assert!(index.subscribe(id, Subscriber::new(session(0), agent)));
+            let left: Vec<_> =
+                index.get(id).unwrap().subscribers().map(|listener| listener.agent()).collect();
+            assert_eq!(left, [agent]);
+        }
+        index.unsubscribe(id, session(0));
+        assert_eq!(index.get(id).unwrap().subscribers().count(), 0);
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod ask;
 pub mod carry;
+pub mod chunks;
 mod clock;
 mod frames;
 mod front;

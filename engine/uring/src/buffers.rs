@@ -4,19 +4,30 @@
 //! kernel may touch it). Every access asserts which of the two it is, in release builds too: a buffer reused before
 //! its last completion corrupts a peer's stream or the log without any other trace.
 
+use std::num::NonZeroU32;
+
 use ringdesk_persist::Pages;
 
 /// A place in the slab and its generation, so that a kept id of an earlier buffer never reaches a later one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct BufferId {
-    index: u32,
+    /// The place and one, so that no buffer at all is as long as a buffer: every connection keeps room for one.
+    number: NonZeroU32,
     generation: u32,
 }
 
+const _: () = assert!(size_of::<Option<BufferId>>() == 8);
+
 impl BufferId {
+    fn new(index: u32, generation: u32) -> Self {
+        let number =
+            index.checked_add(1).and_then(NonZeroU32::new).expect("fewer than 2^32 buffers in flight");
+        Self { number, generation }
+    }
+
     /// The place alone, dense from 0; unique among the buffers that exist now.
     pub fn index(self) -> u32 {
-        self.index
+        self.number.get() - 1
     }
 }
 
@@ -64,12 +75,12 @@ impl Buffers {
                 let place = &mut self.places[index as usize];
                 assert!(!place.lent && matches!(place.content, Content::Free), "place {index} is taken");
                 place.content = content;
-                BufferId { index, generation: place.generation }
+                BufferId::new(index, place.generation)
             }
             None => {
                 let index = u32::try_from(self.places.len()).expect("fewer than 2^32 buffers in flight");
                 self.places.push(Place { generation: 0, lent: false, content });
-                BufferId { index, generation: 0 }
+                BufferId::new(index, 0)
             }
         }
     }
@@ -111,7 +122,7 @@ impl Buffers {
         assert!(!place.lent, "{id:?} taken while in flight");
         place.generation = place.generation.wrapping_add(1);
         let content = std::mem::replace(&mut place.content, Content::Free);
-        self.free.push(id.index);
+        self.free.push(id.index());
         content
     }
 
@@ -167,13 +178,13 @@ impl Buffers {
     }
 
     fn place(&self, id: BufferId) -> &Place {
-        let place = &self.places[id.index as usize];
+        let place = &self.places[id.index() as usize];
         assert!(place.generation == id.generation, "{id:?} is stale");
         place
     }
 
     fn place_mut(&mut self, id: BufferId) -> &mut Place {
-        let place = &mut self.places[id.index as usize];
+        let place = &mut self.places[id.index() as usize];
         assert!(place.generation == id.generation, "{id:?} is stale");
         place
     }

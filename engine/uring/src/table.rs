@@ -32,6 +32,7 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use ringdesk_shard::chunks::Chunks;
 use ringdesk_shard::io::{ConnId, Input, ListenerKind};
 use ringdesk_shard::message::{HandOver, ShardMessage};
 
@@ -114,7 +115,7 @@ pub struct Effects {
 pub struct Table {
     shard: u16,
     entries: u32,
-    connections: Vec<Connection>,
+    connections: Chunks<Connection>,
     open: u32,
     listeners: Vec<Listener>,
     parcels: BTreeMap<u32, Parcel>,
@@ -146,7 +147,7 @@ impl Table {
         let mut table = Self {
             shard,
             entries,
-            connections: Vec::new(),
+            connections: Chunks::new(Connection::FREE),
             open: 0,
             listeners: listeners.iter().map(|kind| Listener::new(*kind)).collect(),
             parcels: BTreeMap::new(),

@@ -86,6 +86,11 @@ impl Decoder {
         self.partial.is_none()
     }
 
+    /// Whether it is as it was made: between messages, and the stream neither closed nor failed.
+    pub fn is_fresh(&self) -> bool {
+        self.is_between_messages() && matches!(self.end, End::Open)
+    }
+
     /// Heap memory held, in bytes.
     pub fn heap_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| {

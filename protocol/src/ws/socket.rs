@@ -89,6 +89,11 @@ impl Socket {
         matches!(self, Socket::Open(_))
     }
 
+    /// Whether it is open and no message is begun: then [`Socket::open`] with the same terms is its equal.
+    pub fn is_between_messages(&self) -> bool {
+        matches!(self, Socket::Open(decoder) if decoder.is_fresh())
+    }
+
     /// The compression that was agreed.
     pub fn deflate(&self) -> Option<Deflate> {
         match self {

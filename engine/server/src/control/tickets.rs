@@ -6,6 +6,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ringdesk_shard::ticket::{self, Claims, ISSUER};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -70,9 +72,16 @@ pub struct VisitorRequest {
     ticket: Option<String>,
 }
 
-/// A new anonymous visitor's random id.
+/// Letters of a new anonymous visitor's random id behind `v-`: 84 bits, of which a billion visitors share one with a chance
+/// of one in ten million. The shard keeps the id of everybody who is connected or ever was: 16 bytes take half the memory
+/// of the 34 that 128 bits in hex take.
+const VISITOR_LETTERS: usize = 14;
+
+/// A new anonymous visitor's random id. It is no secret: the ticket proves who somebody is.
 pub fn random_visitor() -> String {
-    format!("v-{}", secrets::hex(&secrets::random_bytes::<16>()))
+    let mut letters = BASE64_URL_SAFE_NO_PAD.encode(secrets::random_bytes::<11>());
+    letters.truncate(VISITOR_LETTERS);
+    format!("v-{letters}")
 }
 
 /// The visitor an earlier ticket names, if it is genuine, of this site, not too old and not revoked. An unusable one

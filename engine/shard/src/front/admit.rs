@@ -6,7 +6,7 @@ use ringdesk_protocol::Code;
 use ringdesk_protocol::proxy;
 use ringdesk_protocol::ws::Socket;
 
-use super::connection::{Connection, Cutter};
+use super::connection::{Connection, Cutter, Cutting};
 use super::{Front, resumes_reserve};
 use crate::io::{ConnId, ListenerKind, Output, Speaks};
 use crate::mail::Mail;
@@ -62,9 +62,13 @@ impl Front {
         peer: Option<IpAddr>,
         mail: &mut Mail<'_>,
     ) {
-        let (transport, cutter) = begin(listener.speaks);
-        let cutter = if listener.proxied { Cutter::Proxy(Box::new(Preamble::new(listener))) } else { cutter };
-        self.insert(Connection::new(id, transport, cutter, self.now_s));
+        let mut connection = Connection::new(id, transport_of(listener.speaks), Cutter::Stream, self.now_s);
+        if listener.proxied {
+            connection.cut_amid(Cutting::Proxy(Preamble::new(listener)));
+        } else {
+            begin(&mut connection, listener.speaks);
+        }
+        self.insert(connection);
         if self.draining_since_s.is_some()
             || self.open > self.connections_max() + resumes_reserve(self.connections_max())
         {
@@ -92,8 +96,8 @@ impl Front {
 
     /// Bytes of a connection, as they came from the socket: takes off what lies around its own.
     pub(super) fn unwrap(&mut self, index: u32, bytes: &mut [u8], owner: &mut Owner, mail: &mut Mail<'_>) {
-        let bytes = match self.at(index).cutter {
-            Cutter::Proxy(_) => self.preamble(index, bytes),
+        let bytes = match self.at(index).cutting.as_deref() {
+            Some(Cutting::Proxy(_)) => self.preamble(index, bytes),
             _ => bytes,
         };
         if bytes.is_empty() || self.at(index).closing {
@@ -108,7 +112,7 @@ impl Front {
 
     /// Takes the PROXY header; gives what follows it.
     fn preamble<'b>(&mut self, index: u32, bytes: &'b mut [u8]) -> &'b mut [u8] {
-        let Cutter::Proxy(preamble) = &mut self.at(index).cutter else { return bytes };
+        let Some(Cutting::Proxy(preamble)) = self.at(index).cutting.as_deref_mut() else { return bytes };
         let listener = preamble.listener;
         let (proxied, taken) = match preamble.decoder.feed(bytes) {
             Ok(Some(found)) => found,
@@ -120,7 +124,7 @@ impl Front {
                 return &mut [];
             }
         };
-        self.at(index).cutter = begin(listener.speaks).1;
+        begin(self.at(index), listener.speaks);
         if let Some(peer) = proxied.peer
             && !self.count_address(index, peer.ip())
         {
@@ -187,20 +191,21 @@ impl Front {
 
     /// The bytes that leave for a connection now, if any.
     pub(super) fn next_send(&mut self, index: u32) -> Option<Vec<u8>> {
+        let connection = self.connections.get_mut(index).filter(|connection| connection.has_output())?;
         let spare = self.pool.pop();
-        let connection = self.connections.get_mut(index)?;
         if let Some(agreed) = connection.deflate()
             && !connection.outbox.is_empty()
         {
             self.deflater.get_or_insert_default().outbox(agreed, &mut connection.outbox);
         }
         let waits = connection.outbox.take();
+        let closing = connection.closing;
         let Some(tls) = &mut connection.tls else {
             self.pool.extend(spare);
             return (!waits.is_empty()).then_some(waits);
         };
         let mut wire = spare.unwrap_or_default();
-        if !tls.seal(&waits, connection.closing, &mut wire) {
+        if !tls.seal(&waits, closing, &mut wire) {
             connection.closing = true;
         }
         self.keep_buffer(waits);
@@ -212,10 +217,21 @@ impl Front {
     }
 }
 
-/// What takes the bytes of a new connection.
-pub(super) fn begin(speaks: Speaks) -> (Transport, Cutter) {
+/// How a new connection is framed until it has said more.
+pub(super) fn transport_of(speaks: Speaks) -> Transport {
     match speaks {
-        Speaks::Binary => (Transport::Stream, Cutter::Stream(None)),
-        Speaks::WebSocket => (Transport::WsJson, Cutter::WebSocket(Socket::new())),
+        Speaks::Binary => Transport::Stream,
+        Speaks::WebSocket => Transport::WsJson,
+    }
+}
+
+/// The first of a connection's own bytes are to come.
+pub(super) fn begin(connection: &mut Connection, speaks: Speaks) {
+    match speaks {
+        Speaks::Binary => {
+            connection.cutting = None;
+            connection.cutter = Cutter::Stream;
+        }
+        Speaks::WebSocket => connection.cut_amid(Cutting::WebSocket(Socket::new())),
     }
 }

@@ -7,12 +7,10 @@
 use std::collections::BTreeMap;
 
 use ringdesk_protocol::Code;
-use ringdesk_protocol::ws::Socket;
 
 use super::Front;
 use super::admit::{Preamble, begin};
-use super::bytes::WEBSOCKET;
-use super::connection::{Connection, Cutter, Phase, Ready};
+use super::connection::{Connection, Cutter, Cutting, Phase, Ready};
 use super::session::{Listen, Listens, Session, Sessions};
 use crate::ask::{FROM_TAIL, Want};
 use crate::carry::{self, Carried, Stage};
@@ -26,10 +24,10 @@ use crate::router::site_slot;
 impl Front {
     /// A connection of the process before. Nothing is armed.
     pub fn adopted(&mut self, id: ConnId, carried: Carried, owner: &mut Owner, mail: &mut Mail<'_>) {
-        let cutter = cutter_of(&carried);
-        let Carried { transport, address, silent_s, unsent, mut undecoded, stage, .. } = carried;
-        let mut connection =
-            Connection::new(id, transport, cutter, self.now_s.saturating_sub(silent_s.min(self.now_s)));
+        let heard_s = self.now_s.saturating_sub(carried.silent_s);
+        let mut connection = Connection::new(id, carried.transport, Cutter::Stream, heard_s);
+        go_on_cutting(&mut connection, &carried);
+        let Carried { transport, address, unsent, mut undecoded, stage, .. } = carried;
         if !unsent.is_empty() {
             connection.sending_bytes = unsent.len() as u32;
             mail.output(Output::Send { conn: id, buffer: unsent });
@@ -160,19 +158,14 @@ impl Front {
     }
 }
 
-fn cutter_of(carried: &Carried) -> Cutter {
-    let open = || {
-        Cutter::WebSocket(Socket::open(ringdesk_protocol::ws::Terms {
-            deflate: carried.deflate,
-            ..WEBSOCKET
-        }))
-    };
+/// Goes on cutting where the process before stopped; what it had not decoded comes again.
+fn go_on_cutting(connection: &mut Connection, carried: &Carried) {
     let stream = carried.transport == Transport::Stream;
     match &carried.stage {
-        Stage::Proxy(listener) => Cutter::Proxy(Box::new(Preamble::new(*listener))),
-        Stage::Greeting { upgraded: false } if !stream => begin(Speaks::WebSocket).1,
-        _ if stream => begin(Speaks::Binary).1,
-        _ => open(),
+        Stage::Proxy(listener) => connection.cut_amid(Cutting::Proxy(Preamble::new(*listener))),
+        Stage::Greeting { upgraded: false } if !stream => begin(connection, Speaks::WebSocket),
+        _ if stream => begin(connection, Speaks::Binary),
+        _ => connection.cutter = Cutter::WebSocket(carried.deflate),
     }
 }
 

@@ -10,7 +10,7 @@
 //! A visitor behind a gateway has a credit of [`CHANNEL_CREDIT`] requests: beyond it this one visitor is told BUSY, so
 //! that it does not stop the others' connection.
 
-use super::connection::{Connection, Cutter, Phase, Stopped};
+use super::connection::{Connection, Cutting, Phase, Stopped};
 use super::{Front, LANE_RESERVE};
 use crate::ask::Ask;
 use crate::io::{ConnId, Output};
@@ -42,7 +42,9 @@ pub(super) fn is_counted(kind: u8) -> bool {
 impl Connection {
     /// A counted request was answered.
     pub(super) fn answered(&mut self, channel: u32) {
-        self.asked = self.asked.saturating_sub(1);
+        if self.asked > 0 {
+            self.asked -= 1;
+        }
         if let Some(session) = self.session_mut(channel) {
             session.asked = session.asked.saturating_sub(1);
         }
@@ -131,7 +133,7 @@ impl Front {
         if planted::on(Bug::ForgetUnread) {
             unread.clear();
         }
-        if !unread.is_empty() && matches!(self.at(index).cutter, Cutter::Proxy(_)) {
+        if !unread.is_empty() && matches!(self.at(index).cutting.as_deref(), Some(Cutting::Proxy(_))) {
             self.unwrap(index, &mut unread, owner, mail);
         } else if !unread.is_empty() {
             self.cut(index, &mut unread, owner, mail);

@@ -9,7 +9,7 @@ use ringdesk_protocol::ws::{Endpoint, Fed, Request, Socket, Stop, Subprotocol, T
 use ringdesk_protocol::{Carry, ClientMessage, Code, Header, WireError, frame};
 
 use super::Front;
-use super::connection::{Cutter, Phase};
+use super::connection::{Cutter, Cutting, Phase};
 use crate::io::{ConnId, Output};
 use crate::mail::Mail;
 use crate::message::Transport;
@@ -41,7 +41,8 @@ impl Front {
     pub(super) fn feed(&mut self, index: u32, bytes: &mut [u8], owner: &mut Owner, mail: &mut Mail<'_>) {
         let connection = self.at(index);
         let id = connection.id;
-        if let Some(stopped) = &mut connection.stopped {
+        if connection.stopped.is_some() {
+            let stopped = connection.stopped.as_mut().expect("it is stopped");
             stopped.unread.extend_from_slice(bytes);
             return;
         }
@@ -52,19 +53,29 @@ impl Front {
     /// Feeds bytes to the connection's cutter. The cutter is lent to the loop, so that what it finds may change the
     /// connection.
     pub(super) fn cut(&mut self, index: u32, bytes: &mut [u8], owner: &mut Owner, mail: &mut Mail<'_>) {
-        match std::mem::replace(&mut self.at(index).cutter, Cutter::Lent) {
-            Cutter::Stream(None) => self.cut_stream(index, Carry::new(), bytes, owner, mail),
-            Cutter::Stream(Some(carry)) => self.cut_stream(index, *carry, bytes, owner, mail),
-            Cutter::WebSocket(socket) => self.cut_websocket(index, socket, bytes, owner, mail),
-            Cutter::Proxy(_) => panic!("bytes of connection {index} before its PROXY header"),
+        let connection = self.at(index);
+        let cutting = match std::mem::replace(&mut connection.cutter, Cutter::Lent) {
+            Cutter::Stream => Cutting::Stream(Carry::new()),
+            Cutter::WebSocket(deflate) => Cutting::WebSocket(Socket::open(Terms { deflate, ..WEBSOCKET })),
+            Cutter::Amid => *connection.cutting.take().expect("a cutter amid something has it"),
             Cutter::Lent => panic!("the cutter of connection {index} is lent twice"),
+        };
+        match cutting {
+            Cutting::Stream(carry) => self.cut_stream(index, carry, bytes, owner, mail),
+            Cutting::WebSocket(socket) => self.cut_websocket(index, socket, bytes, owner, mail),
+            Cutting::Proxy(_) => panic!("bytes of connection {index} before its PROXY header"),
         }
     }
 
     /// Puts the cutter back, if the connection is still there.
-    fn give_back(&mut self, index: u32, cutter: Cutter) {
-        if let Some(connection) = self.connections.get_mut(index) {
-            connection.cutter = cutter;
+    fn give_back(&mut self, index: u32, cutting: Cutting) {
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        match cutting {
+            Cutting::Stream(carry) if carry.is_empty() => connection.cutter = Cutter::Stream,
+            Cutting::WebSocket(socket) if socket.is_between_messages() => {
+                connection.cutter = Cutter::WebSocket(socket.deflate());
+            }
+            cutting => connection.cut_amid(cutting),
         }
     }
 
@@ -89,7 +100,7 @@ impl Front {
     ) {
         let limit = self.frame_limit(index);
         let fed = carry.feed(bytes, limit, |header, body| self.on_frame(index, header, body, owner, mail));
-        self.give_back(index, Cutter::Stream((!carry.is_empty()).then(|| Box::new(carry))));
+        self.give_back(index, Cutting::Stream(carry));
         match fed {
             Ok(taken) => self.keep_unread(index, &bytes[taken..], owner, mail),
             Err(error) => self.goodbye(index, error.code()),
@@ -113,7 +124,7 @@ impl Front {
         mail: &mut Mail<'_>,
     ) {
         let fed = socket.feed(bytes, &mut Speaker { front: self, index, owner, mail });
-        self.give_back(index, Cutter::WebSocket(socket));
+        self.give_back(index, Cutting::WebSocket(socket));
         match fed {
             Fed::Taken(taken) => self.keep_unread(index, &bytes[taken..], owner, mail),
             Fed::Closing => self.at(index).closing = true,

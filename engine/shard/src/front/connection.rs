@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 use ringdesk_desk::ids::ConversationId;
-use ringdesk_protocol::ws::{self, Opcode, Socket};
+use ringdesk_protocol::ws::{self, Deflate, Opcode, Socket};
 use ringdesk_protocol::{Carry, Code, ServerMessage};
 
 use super::ASKING_MAX;
@@ -19,40 +19,49 @@ use crate::tls::Tls;
 /// Byte offset of the channel in a frame header.
 const CHANNEL_AT: usize = 8;
 
-/// How the bytes of a connection are cut. Between messages a cutter has no state and takes no memory beside these 16
-/// bytes:
+/// How the bytes of a connection are cut. Between messages a cutter has no state.
 #[derive(Debug)]
 pub enum Cutter {
-    /// PROXY header not complete yet; nothing of the client's own came.
-    Proxy(Box<Preamble>),
-    /// Binary frames on the stream.
-    Stream(Option<Box<Carry>>),
-    /// HTTP upgrade request, then WebSocket frames.
-    WebSocket(Socket),
+    /// Binary frames on the stream, none of them begun.
+    Stream,
+    /// WebSocket frames, no message begun, with the compression that was agreed.
+    WebSocket(Option<Deflate>),
+    /// In the middle of something, which is in [`Busy::cutting`].
+    Amid,
     /// Lent to the decoding loop.
     Lent,
 }
 
-/// Bytes that wait to leave. Empty, it takes no memory beside its pointer.
-#[derive(Default, Debug)]
-#[allow(clippy::box_collection, reason = "8 bytes instead of 24 in every idle connection")]
-pub struct Outbox(Option<Box<Vec<u8>>>);
+/// What a cutter is in the middle of.
+#[derive(Debug)]
+pub enum Cutting {
+    /// PROXY header not complete yet; nothing of the client's own came.
+    Proxy(Preamble),
+    /// An incomplete binary frame.
+    Stream(Carry),
+    /// An incomplete HTTP upgrade request or WebSocket message.
+    WebSocket(Socket),
+}
 
 /// How an outbox grows once it holds this much.
 const STEP_BYTES: usize = 64 << 10;
 
-static NOTHING: Vec<u8> = Vec::new();
+/// Bytes that wait to leave.
+#[derive(Default, Debug)]
+pub struct Outbox(Vec<u8>);
 
 impl Outbox {
+    const EMPTY: Self = Self(Vec::new());
+
     /// Uses `buffer`, which is empty, for the bytes to come, unless it has one: gives it back then.
     pub fn lend(&mut self, buffer: Option<Vec<u8>>) -> Option<Vec<u8>> {
-        match (&self.0, buffer) {
-            (None, Some(buffer)) => {
-                self.0 = Some(Box::new(buffer));
-                None
-            }
-            (_, buffer) => buffer,
+        if self.0.capacity() > 0 {
+            return buffer;
         }
+        if let Some(buffer) = buffer {
+            self.0 = buffer;
+        }
+        None
     }
 
     /// Has room for `more` bytes. Doubles while it is small; beyond [`STEP_BYTES`] it grows by that much, and not above
@@ -68,7 +77,7 @@ impl Outbox {
 
     /// The bytes, and the buffer they are in; none if it has none.
     pub fn take(&mut self) -> Vec<u8> {
-        self.0.take().map_or_else(Vec::new, |bytes| *bytes)
+        std::mem::take(&mut self.0)
     }
 }
 
@@ -76,13 +85,13 @@ impl Deref for Outbox {
     type Target = Vec<u8>;
 
     fn deref(&self) -> &Vec<u8> {
-        self.0.as_deref().unwrap_or(&NOTHING)
+        &self.0
     }
 }
 
 impl DerefMut for Outbox {
     fn deref_mut(&mut self) -> &mut Vec<u8> {
-        self.0.get_or_insert_default()
+        &mut self.0
     }
 }
 
@@ -126,30 +135,76 @@ pub struct Connection {
     pub transport: Transport,
     /// Where it stands.
     pub phase: Phase,
-    /// TLS between the socket and the cutter. In a box: a plain connection pays 8 bytes for it.
-    pub tls: Option<Box<Tls>>,
     /// The number its address is counted under.
     pub address: AddressNumber,
-    /// Bytes that wait for the send in flight to complete, before encryption.
-    pub outbox: Outbox,
-    /// Bytes of the send in flight; 0 = none.
-    pub sending_bytes: u32,
+    /// When it was last heard, or accepted: seconds of the monotonic clock, good for 136 years.
+    pub heard_s: u32,
     /// Whether it is in the list of connections to flush this turn.
     pub dirty: bool,
     /// Nothing more is taken from it; it closes when its outbox is flushed.
     pub closing: bool,
-    /// When it was last heard, or accepted: seconds of the monotonic clock, good for 136 years.
-    pub heard_s: u32,
+    /// What it has only while something is going on. Reached through `Deref`: writing makes it, [`Self::rest`] ends it.
+    busy: Option<Box<Busy>>,
+}
+
+/// The part of a connection that an idle one is without.
+#[derive(Debug)]
+pub struct Busy {
+    /// TLS between the socket and the cutter: such a connection is never without this part.
+    pub tls: Option<Box<Tls>>,
+    /// Bytes that wait for the send in flight to complete, before encryption.
+    pub outbox: Outbox,
+    /// Bytes of the send in flight; 0 = none.
+    pub sending_bytes: u32,
     /// Paused subscriptions, by channel.
     pub paused: Waiting<(u32, ConversationId)>,
+    /// Number of requests not answered yet.
+    pub asked: u32,
     /// Number of subscriptions that asked and were not answered yet.
     pub asking: u8,
     /// Number of HISTORY requests not answered yet.
     pub pages_out: u8,
-    /// Number of requests not answered yet.
-    pub asked: u32,
     /// What is not read any more until its queues have room again.
     pub stopped: Option<Box<Stopped>>,
+    /// What [`Cutter::Amid`] is amid.
+    pub cutting: Option<Box<Cutting>>,
+}
+
+impl Busy {
+    const IDLE: Self = Self {
+        tls: None,
+        outbox: Outbox::EMPTY,
+        sending_bytes: 0,
+        paused: Waiting::EMPTY,
+        asked: 0,
+        asking: 0,
+        pages_out: 0,
+        stopped: None,
+        cutting: None,
+    };
+
+    fn is_idle(&self) -> bool {
+        let Self { tls, outbox, sending_bytes, paused, asked, asking, pages_out, stopped, cutting } = self;
+        let counts = [*sending_bytes, *asked, u32::from(*asking), u32::from(*pages_out)];
+        let nothing = tls.is_none() && stopped.is_none() && cutting.is_none() && paused.is_empty();
+        counts == [0; 4] && outbox.capacity() == 0 && nothing
+    }
+}
+
+static IDLE: Busy = Busy::IDLE;
+
+impl Deref for Connection {
+    type Target = Busy;
+
+    fn deref(&self) -> &Busy {
+        self.busy.as_deref().unwrap_or(&IDLE)
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut Busy {
+        self.busy.get_or_insert_with(|| Box::new(Busy::IDLE))
+    }
 }
 
 /// A connection that is not read: the client does not read its answers, has too many requests out, or the lane to
@@ -172,19 +227,28 @@ impl Connection {
             cutter,
             transport,
             phase: Phase::Greeting,
-            tls: None,
             address: 0,
-            outbox: Outbox::default(),
-            sending_bytes: 0,
+            heard_s: now_s,
             dirty: false,
             closing: false,
-            heard_s: now_s,
-            paused: Waiting::default(),
-            asking: 0,
-            pages_out: 0,
-            asked: 0,
-            stopped: None,
+            busy: None,
         }
+    }
+
+    /// Gives back what only a busy connection needs, if it is idle.
+    pub fn rest(&mut self) {
+        self.busy.take_if(|busy| busy.is_idle());
+    }
+
+    /// Whether a send is out or something waits to leave.
+    pub fn has_output(&self) -> bool {
+        self.busy.is_some() && (self.tls.is_some() || self.sending_bytes > 0 || !self.outbox.is_empty())
+    }
+
+    /// In the middle of something from now on.
+    pub fn cut_amid(&mut self, cutting: Cutting) {
+        self.cutter = Cutter::Amid;
+        self.cutting = Some(Box::new(cutting));
     }
 
     /// A reference to one of its sessions.
@@ -203,6 +267,18 @@ impl Connection {
     /// One session.
     pub fn session_mut(&mut self, channel: u32) -> Option<&mut Session> {
         self.ready_mut()?.sessions.get_mut(channel)
+    }
+
+    /// This subscription is not paused any more.
+    pub fn waits_no_more(&mut self, channel: u32, conversation: ConversationId) {
+        if !self.paused.is_empty() {
+            self.paused.remove((channel, conversation));
+        }
+    }
+
+    /// Takes out the paused subscription whose turn it is.
+    pub fn next_paused(&mut self) -> Option<(u32, ConversationId)> {
+        if self.paused.is_empty() { None } else { self.paused.take() }
     }
 
     /// Whether a paused subscription may read on: the client keeps up.
@@ -226,10 +302,13 @@ impl Connection {
     }
 
     /// The compression agreed on its WebSocket.
-    pub fn deflate(&self) -> Option<ws::Deflate> {
+    pub fn deflate(&self) -> Option<Deflate> {
         match &self.cutter {
-            Cutter::WebSocket(socket) => socket.deflate(),
-            _ => None,
+            Cutter::WebSocket(deflate) => *deflate,
+            _ => match self.cutting.as_deref() {
+                Some(Cutting::WebSocket(socket)) => socket.deflate(),
+                _ => None,
+            },
         }
     }
 
@@ -281,10 +360,10 @@ impl Connection {
         }
         let sentence = code.sentence(ringdesk_protocol::Language::English);
         // Before the upgrade is answered no frame may be sent, and nothing at all to a proxy.
-        let speaks = match &self.cutter {
-            Cutter::WebSocket(socket) => socket.is_open(),
-            Cutter::Proxy(_) => false,
-            Cutter::Stream(_) | Cutter::Lent => true,
+        let speaks = match self.cutting.as_deref() {
+            Some(Cutting::WebSocket(socket)) => socket.is_open(),
+            Some(Cutting::Proxy(_)) => false,
+            Some(Cutting::Stream(_)) | None => true,
         };
         if speaks {
             self.put(0, 0, &ServerMessage::Goodbye { code, retry_after_ms, sentence });
@@ -316,9 +395,38 @@ mod tests {
     /// What each idle visitor costs here, beside what the desk knows of it.
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(size_of::<Cutter>() <= 16, "{}", size_of::<Cutter>());
+        assert!(size_of::<Cutter>() <= 2, "{}", size_of::<Cutter>());
         assert!(size_of::<Ready>() <= 56, "{}", size_of::<Ready>());
-        assert!(size_of::<Option<Connection>>() <= 136, "{}", size_of::<Option<Connection>>());
+        assert!(size_of::<Option<Connection>>() <= 88, "{}", size_of::<Option<Connection>>());
+        assert!(size_of::<Busy>() <= 64, "{}", size_of::<Busy>());
+    }
+
+    const PAUSED: (u32, ConversationId) = (0, ConversationId(1));
+
+    #[test]
+    fn only_what_is_idle_rests() {
+        let id = ConnId { index: 1, generation: 1 };
+        let mut connection = Connection::new(id, Transport::Stream, Cutter::Stream, 0);
+        let busy: [(fn(&mut Busy), fn(&mut Busy)); 7] = [
+            (|busy| busy.outbox.push(1), |busy| drop(busy.outbox.take())),
+            (|busy| busy.sending_bytes = 1, |busy| busy.sending_bytes = 0),
+            (|busy| busy.paused.add(PAUSED), |busy| busy.paused.remove(PAUSED)),
+            (|busy| busy.asked = 1, |busy| busy.asked = 0),
+            (|busy| busy.asking = 1, |busy| busy.asking = 0),
+            (|busy| busy.pages_out = 1, |busy| busy.pages_out = 0),
+            (|busy| busy.stopped = Some(Box::default()), |busy| busy.stopped = None),
+        ];
+        for (begin, end) in busy {
+            begin(&mut connection);
+            connection.rest();
+            assert!(connection.busy.is_some());
+            end(&mut connection);
+            connection.rest();
+            assert!(connection.busy.is_none());
+        }
+        connection.cut_amid(Cutting::Stream(Carry::new()));
+        connection.rest();
+        assert!(connection.cutting.is_some());
     }
 
     /// What a slow client costs is its cap and not what doubling makes of it.
@@ -344,7 +452,7 @@ mod tests {
     #[test]
     fn one_reads_the_log_always_and_several_only_below_the_cap() {
         let mut connection =
-            Connection::new(ConnId { index: 1, generation: 1 }, Transport::Stream, Cutter::Stream(None), 0);
+            Connection::new(ConnId { index: 1, generation: 1 }, Transport::Stream, Cutter::Stream, 0);
         let (small, large) = (16 << 10, 4 * CHUNK_BYTES as usize);
         assert!(connection.may_ask(small) && connection.may_ask(large));
         connection.asking = 3;
@@ -361,7 +469,7 @@ mod tests {
     #[test]
     fn every_frame_of_a_run_gets_the_channel() {
         let id = ConnId { index: 1, generation: 1 };
-        let mut connection = Connection::new(id, Transport::Stream, Cutter::Stream(None), 0);
+        let mut connection = Connection::new(id, Transport::Stream, Cutter::Stream, 0);
         let mut run = Vec::new();
         ServerMessage::Pong { nonce: 1 }.encode(0, 5, &mut run);
         ServerMessage::Pong { nonce: 2 }.encode(0, 6, &mut run);
@@ -375,7 +483,7 @@ mod tests {
     #[test]
     fn json_clients_get_text_with_the_channel() {
         let id = ConnId { index: 1, generation: 1 };
-        let cutter = Cutter::WebSocket(Socket::open(crate::front::bytes::WEBSOCKET));
+        let cutter = Cutter::WebSocket(None);
         let mut connection = Connection::new(id, Transport::WsJson, cutter, 0);
         connection.put(0, 9, &ServerMessage::Pong { nonce: 1 });
         let text = std::str::from_utf8(&connection.outbox[2..]).unwrap();

@@ -1,7 +1,6 @@
 //! Values by descriptor table entry, in chunks: no allocation per entry, and no doubling of what a million of them take.
 
-/// Bytes of one chunk: a size class of its own in mimalloc, so that nothing is lost behind the last entry.
-const CHUNK_BYTES: usize = 32 << 10;
+use crate::chunks::CHUNK_BYTES;
 
 type Chunk<T> = Box<[Option<T>]>;
 

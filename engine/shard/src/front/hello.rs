@@ -3,11 +3,9 @@
 
 use ringdesk_desk::ids::{ConversationId, DeviceId};
 use ringdesk_protocol::limits::{FRAME_BYTES_MAX, VERSION, negotiate};
-use ringdesk_protocol::ws::{Socket, Terms};
 use ringdesk_protocol::{Code, Cursor, Role, ServerMessage};
 
 use super::Front;
-use super::bytes::WEBSOCKET;
 use super::connection::{Connection, Cutter, Phase, Ready};
 use super::session::{Listen, Listens, Session, Sessions};
 use crate::ask::Want;
@@ -91,13 +89,13 @@ impl Front {
     /// A connection came from another shard.
     pub fn handed_over(&mut self, id: ConnId, mut state: HandOver, owner: &mut Owner, mail: &mut Mail<'_>) {
         let cutter = match state.transport {
-            Transport::Stream => Cutter::Stream(None),
-            Transport::WsBinary | Transport::WsJson => {
-                Cutter::WebSocket(Socket::open(Terms { deflate: state.deflate, ..WEBSOCKET }))
-            }
+            Transport::Stream => Cutter::Stream,
+            Transport::WsBinary | Transport::WsJson => Cutter::WebSocket(state.deflate),
         };
         let mut connection = Connection::new(id, state.transport, cutter, self.now_s);
-        connection.tls = state.tls.take();
+        if state.tls.is_some() {
+            connection.tls = state.tls.take();
+        }
         self.insert(connection);
         if let Some(address) = state.address
             && !self.count_address(id.index, address)

@@ -162,13 +162,16 @@ impl Front {
         mail: &mut Mail<'_>,
     ) {
         let Some(connection) = self.by_ref(to) else { return };
-        connection.asking = connection.asking.saturating_sub(1);
+        if connection.asking > 0 {
+            connection.asking -= 1;
+            connection.rest();
+        }
         let Some(session) = connection.session_mut(to.channel) else {
             return self.resume_if_fast(to.index, owner, mail);
         };
         if upto == NO_SUCH {
             session.listens.remove(conversation);
-            connection.paused.remove((to.channel, conversation));
+            connection.waits_no_more(to.channel, conversation);
             self.resume_if_fast(to.index, owner, mail);
             return;
         }
@@ -233,7 +236,7 @@ impl Front {
         }
         session.listens.push(Listen::asking(conversation, last, from_tail));
         if let Some(oldest) = oldest {
-            self.at(to.index).paused.remove((to.channel, oldest.conversation));
+            self.at(to.index).waits_no_more(to.channel, oldest.conversation);
             let want = Want::Unsubscribe { conversation: oldest.conversation };
             self.ask_for(to.index, to.channel, want, owner, mail);
         }
@@ -251,7 +254,7 @@ impl Front {
             if !connection.may_ask(cap) {
                 return;
             }
-            let Some((channel, conversation)) = connection.paused.take() else { return };
+            let Some((channel, conversation)) = connection.next_paused() else { return };
             let listen = connection.session_mut(channel).and_then(|session| session.listen_mut(conversation));
             let listen = listen.expect("who ends waits no more");
             assert!(listen.flow == Flow::Paused, "{conversation:?} waits and is {:?}", listen.flow);
@@ -278,7 +281,7 @@ impl Front {
         let Some(session) = ready.sessions.get_mut(channel) else { return };
         let is_agent = session.agent != 0;
         for listen in std::mem::take(&mut session.listens).as_slice() {
-            self.at(index).paused.remove((channel, listen.conversation));
+            self.at(index).waits_no_more(channel, listen.conversation);
             let want = Want::Unsubscribe { conversation: listen.conversation };
             self.ask_for(index, channel, want, owner, mail);
         }

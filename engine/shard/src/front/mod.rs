@@ -49,8 +49,9 @@ use wheel::Wheel;
 /// Lane places that client requests leave free for answers and notes.
 const LANE_RESERVE: u32 = 64;
 
-/// Buffers kept for reuse, and the largest capacity kept.
-const POOL_BUFFERS: usize = 1024;
+/// Buffers kept for reuse, and the largest capacity kept. Few: the allocator finds one as quickly, and what stands here is
+/// no connection's.
+const POOL_BUFFERS: usize = 128;
 const POOL_BUFFER_BYTES: usize = 64 << 10;
 
 /// Bytes beyond the outbox cap that answers to a client's own requests may pile up to. What is pushed stops at the
@@ -301,8 +302,9 @@ impl Front {
     /// Everything went out: the moment to close or to hand over.
     fn flushed(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
         let connection = self.at(index);
-        // An idle connection owns no buffer.
-        let spare = connection.outbox.take();
+        // An idle connection owns no buffer, and nothing else that only a busy one needs.
+        let spare = if connection.outbox.capacity() > 0 { connection.outbox.take() } else { Vec::new() };
+        connection.rest();
         if connection.closing {
             self.close(index, owner, mail);
         } else if matches!(connection.phase, Phase::Leaving { .. }) {
@@ -380,7 +382,8 @@ impl Front {
             return;
         };
         let unused = connection.outbox.lend(spare);
-        connection.outbox.make_room(frame.len(), cap.saturating_sub(connection.sending_bytes as usize));
+        let room = cap.saturating_sub(connection.sending_bytes as usize);
+        connection.outbox.make_room(frame.len(), room);
         connection.put_frames(to.channel, frame);
         if connection.backlog_bytes() > hard {
             connection.goodbye(Code::Busy, 1_000);

@@ -12,7 +12,7 @@ use ringdesk_protocol::Code;
 use ringdesk_protocol::ws::Deflater;
 
 use super::Front;
-use super::connection::{Connection, Cutter, Phase};
+use super::connection::{Connection, Cutter, Cutting, Phase};
 use super::session::Flow;
 use crate::carry::{self, Carried, Stage};
 use crate::io::{ConnId, Output, StoodConnections};
@@ -111,15 +111,17 @@ impl Front {
         let now_s = self.now_s;
         let Some(connection) = self.connections.get_mut(index) else { return };
         connection.heard_s = connection.heard_s.saturating_add(stood_s).min(now_s);
-        if let Some(stopped) = &mut connection.stopped
-            && !stopped.unsent.is_empty()
+        if connection.stopped.as_ref().is_some_and(|stopped| !stopped.unsent.is_empty())
+            && let Some(stopped) = &mut connection.stopped
         {
             let buffer = std::mem::take(&mut stopped.unsent);
             connection.sending_bytes = buffer.len() as u32;
             mail.output(Output::Send { conn: connection.id, buffer });
         }
         // Nothing of a connection that leaves was armed: there is nothing to go on with.
-        connection.stopped.take_if(|_| matches!(connection.phase, Phase::Leaving { .. }));
+        if matches!(connection.phase, Phase::Leaving { .. }) && connection.stopped.is_some() {
+            connection.stopped = None;
+        }
         let resume = connection.may_resume(cap) && !connection.closing;
         self.touch(index);
         self.set_deadline(index);
@@ -167,12 +169,12 @@ impl Connection {
             unsent.extend_from_slice(&stopped.unsent);
         }
         self.put_outbox(deflater, &mut unsent);
-        match &self.cutter {
-            Cutter::Proxy(preamble) => undecoded.extend_from_slice(preamble.held()),
-            Cutter::Stream(Some(carry)) => undecoded.extend_from_slice(carry.held()),
-            Cutter::Stream(None) => {}
-            Cutter::WebSocket(socket) => socket.put_held(&mut undecoded),
-            Cutter::Lent => panic!("the cutter of {:?} is lent", self.id),
+        assert!(!matches!(self.cutter, Cutter::Lent), "the cutter of {:?} is lent", self.id);
+        match self.cutting.as_deref() {
+            Some(Cutting::Proxy(preamble)) => undecoded.extend_from_slice(preamble.held()),
+            Some(Cutting::Stream(carry)) => undecoded.extend_from_slice(carry.held()),
+            Some(Cutting::WebSocket(socket)) => socket.put_held(&mut undecoded),
+            None => {}
         }
         if let Phase::Leaving { state, .. } = &self.phase {
             undecoded.extend_from_slice(&state.unread);
@@ -207,10 +209,12 @@ impl Connection {
         if self.closing {
             return Stage::Closing;
         }
-        match (&self.phase, &self.cutter) {
-            (Phase::Greeting, Cutter::Proxy(preamble)) => Stage::Proxy(preamble.listener()),
-            (Phase::Greeting, Cutter::WebSocket(socket)) => Stage::Greeting { upgraded: socket.is_open() },
-            (Phase::Greeting, _) => Stage::Greeting { upgraded: false },
+        match (&self.phase, self.cutting.as_deref()) {
+            (Phase::Greeting, Some(Cutting::Proxy(preamble))) => Stage::Proxy(preamble.listener()),
+            (Phase::Greeting, Some(Cutting::WebSocket(socket))) => {
+                Stage::Greeting { upgraded: socket.is_open() }
+            }
+            (Phase::Greeting, _) => Stage::Greeting { upgraded: matches!(self.cutter, Cutter::WebSocket(_)) },
             (Phase::Leaving { state, .. }, _) => Stage::Hello(Box::new(hello_of(state))),
             (Phase::Ready(ready), _) => Stage::Ready(Box::new(ready_of(ready, from))),
             (Phase::Gone, _) => panic!("{:?} is on its way to another shard", self.id),

@@ -26,6 +26,9 @@ impl<K> Default for Waiting<K> {
 }
 
 impl<K: Ord + Copy> Waiting<K> {
+    /// Nobody waits.
+    pub const EMPTY: Self = Self(None);
+
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()

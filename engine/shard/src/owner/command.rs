@@ -166,7 +166,7 @@ impl Owner {
         }
         let frame = frames::typing(conversation, party(&ask.caller), on);
         let Some(entry) = self.index.get(conversation) else { return };
-        for listener in entry.subscribers().iter().filter(|listener| listener.session != ask.from) {
+        for listener in entry.subscribers().filter(|listener| listener.session != ask.from) {
             let to = listener.session;
             mail.send(to.shard, ShardMessage::Push { to, conversation, seq: 0, frame: frame.clone() });
         }

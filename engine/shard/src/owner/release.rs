@@ -114,7 +114,7 @@ impl Owner {
             push(listener.session, conversation, seq, frame.clone(), mail);
         }
         let Some((owner, assigned)) = owner else { return };
-        for listener in entry.subscribers().iter().filter(|listener| listener.agent() == Some(owner)) {
+        for listener in entry.subscribers().filter(|listener| listener.agent() == Some(owner)) {
             push(listener.session, conversation, 0, assigned.clone(), mail);
         }
     }

@@ -72,10 +72,10 @@ pub(super) struct Connection {
     pub(super) shutting: bool,
 }
 
-const _: () = assert!(size_of::<Connection>() <= 24);
+const _: () = assert!(size_of::<Connection>() <= 20);
 
 impl Connection {
-    const FREE: Self = Self {
+    pub(super) const FREE: Self = Self {
         generation: 0,
         life: Life::Free,
         receive: Receive::Idle,
@@ -95,9 +95,7 @@ impl Table {
     pub(super) fn occupy(&mut self, entry: u32) -> ConnId {
         assert!(entry < self.entries, "entry {entry} beyond the table of {}", self.entries);
         let index = entry as usize;
-        if index >= self.connections.len() {
-            self.connections.resize(index + 1, Connection::FREE);
-        }
+        self.connections.reach(index);
         let connection = &mut self.connections[index];
         match connection.life {
             Life::Free => self.open += 1,

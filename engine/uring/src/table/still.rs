@@ -25,7 +25,7 @@ impl Table {
     pub fn take_back_sends(&mut self) {
         assert!(self.still, "sends are taken back while the shard stands still");
         self.late = true;
-        for (entry, connection) in (0u32..).zip(&self.connections) {
+        for (entry, connection) in (0u32..).zip(self.connections.iter()) {
             if connection.life == Life::Open && connection.send.is_some() {
                 let target = user(SEND, connection.generation, entry);
                 self.ops.push((user(CANCEL, connection.generation, entry), Op::Cancel { target }));
