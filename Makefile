@@ -41,7 +41,7 @@ need = command -v $(1) >/dev/null \
 need_toolchain = command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
 .PHONY: help run test check fmt clippy tidy web web-test browser-test build bench autobahn hold storm stalled slowloris limit crash sim long \
-	torture-log loom fuzz miri asan tsan deny package clean tools
+	torture-log loom fuzz miri deny package clean tools
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -156,19 +156,7 @@ fuzz: tools ## every decoder under libFuzzer, FUZZ_SECONDS=600 each (FUZZ_TARGET
 	@$(call need,c++,g++)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) JOBS=$(JOBS) fuzz/run $(FUZZ_TARGETS)
 
-# $(call need_nightly,COMPONENT,WHAT): a component of nightly Rust, or one sentence that says what is missing.
-need_nightly = rustup +nightly component list --installed 2>/dev/null | grep -q '^$(1)' \
-	|| { echo "$(2) is missing: rustup toolchain install nightly --component $(1)." >&2; exit 1; }
-HOST = $(shell rustc -vV | sed -n 's/^host: //p')
-
-# Without the feature sys, which calls the kernel: the table and its buffers are pure.
-miri: tools ## lanes and operation table under Miri: undefined behaviour, leaks, weak memory (nightly Rust)
-	@$(call need_nightly,miri,Miri)
-	@$(call need_nightly,rust-src,The source of the standard library)
-	MIRIFLAGS=-Zmiri-disable-isolation CARGO_TARGET_DIR=$(TARGET)/miri cargo +nightly miri test $(LOCKED) \
-		-p ringdesk-ring --test lane
-	MIRIFLAGS=-Zmiri-disable-isolation CARGO_TARGET_DIR=$(TARGET)/miri cargo +nightly miri test $(LOCKED) \
-		-p ringdesk-uring --no-default-features --lib -- table:: buffers::
+.PHONY: asan tsan
 
 # $(call sanitize,NAME,FOLDER): ring and uring with a sanitizer in them, in a build of its own. The standard library is
 # built with it too, else ThreadSanitizer takes what that library orders for races. Stable Rust: RUSTC_BOOTSTRAP lets it
@@ -184,6 +172,20 @@ asan: tools ## ring and uring under AddressSanitizer: memory errors, leaks (rust
 # Fences are beyond ThreadSanitizer: sleep and wake is for loom and Miri.
 tsan: tools ## ring and uring under ThreadSanitizer: data races (rust-src)
 	@$(call sanitize,thread,tsan)
+
+# $(call need_nightly,COMPONENT,WHAT): a component of nightly Rust, or one sentence that says what is missing.
+need_nightly = rustup +nightly component list --installed 2>/dev/null | grep -q '^$(1)' \
+	|| { echo "$(2) is missing: rustup toolchain install nightly --component $(1)." >&2; exit 1; }
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+
+# Without the feature sys, which calls the kernel: the table and its buffers are pure.
+miri: tools ## lanes and operation table under Miri: undefined behaviour, leaks, weak memory (nightly Rust)
+	@$(call need_nightly,miri,Miri)
+	@$(call need_nightly,rust-src,The source of the standard library)
+	MIRIFLAGS=-Zmiri-disable-isolation CARGO_TARGET_DIR=$(TARGET)/miri cargo +nightly miri test $(LOCKED) \
+		-p ringdesk-uring --no-default-features --lib -- table:: buffers::
+	MIRIFLAGS=-Zmiri-disable-isolation CARGO_TARGET_DIR=$(TARGET)/miri cargo +nightly miri test $(LOCKED) \
+		-p ringdesk-ring --test lane
 
 deny: tools ## licences, sources and advisories of the dependencies
 	@$(call need_toolchain,cargo-deny,cargo install --locked cargo-deny.)
