@@ -159,21 +159,41 @@ long: tools ## the property tests of log and desk with many cases (CASES=20000) 
 torture-log: tools ## every truncation, flipped bit, swapped and misdirected sector of a 64 KiB log: nothing wrong is read
 	PERSIST_LONG=1 $(CARGO) test $(LOCKED) --release -p ringdesk-persist --test torture
 
-loom: tools ## every interleaving of lanes and doorbells, in a build of its own
+loom: tools ## every interleaving of lanes, sleep and wake, in a build of its own
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(TARGET)/loom $(CARGO) test $(LOCKED) --release -p ringdesk-ring --test loom
 
 fuzz: tools ## every decoder under libFuzzer, FUZZ_SECONDS=600 each (FUZZ_TARGETS="json log" for some, JOBS at a time)
 	@$(call need,c++,g++)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) JOBS=$(JOBS) fuzz/run $(FUZZ_TARGETS)
 
+.PHONY: asan tsan
+
+# $(call sanitize,NAME,FOLDER): ring and uring with a sanitizer in them, in a build of its own. The standard library is
+# built with it too, else ThreadSanitizer takes what that library orders for races. Stable Rust: RUSTC_BOOTSTRAP lets it
+# take the flags. --target keeps them away from build scripts and procedural macros.
+sanitize = test -d "$$(rustc --print sysroot)/lib/rustlib/src/rust/library" \
+	|| { echo "The source of the standard library is missing: rustup component add rust-src." >&2; exit 1; }; \
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=$(1)" CARGO_TARGET_DIR=$(TARGET)/$(2) $(CARGO) test $(LOCKED) \
+		-Zbuild-std --target $(HOST) -p ringdesk-ring -p ringdesk-uring --tests
+
+asan: tools ## ring and uring under AddressSanitizer: memory errors, leaks (rust-src)
+	@$(call sanitize,address,asan)
+
+# Fences are beyond ThreadSanitizer: sleep and wake is for loom and Miri.
+tsan: tools ## ring and uring under ThreadSanitizer: data races (rust-src)
+	@$(call sanitize,thread,tsan)
+
 # $(call need_nightly,COMPONENT,WHAT): a component of nightly Rust, or one sentence that says what is missing.
 need_nightly = rustup +nightly component list --installed 2>/dev/null | grep -q '^$(1)' \
 	|| { echo "$(2) is missing: rustup toolchain install nightly --component $(1)." >&2; exit 1; }
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
-miri: tools ## the lanes under Miri: undefined behaviour, leaks, weak memory (nightly Rust)
+# Without the feature sys, which calls the kernel: the table and its buffers are pure.
+miri: tools ## lanes and operation table under Miri: undefined behaviour, leaks, weak memory (nightly Rust)
 	@$(call need_nightly,miri,Miri)
 	@$(call need_nightly,rust-src,The source of the standard library)
+	MIRIFLAGS=-Zmiri-disable-isolation CARGO_TARGET_DIR=$(TARGET)/miri cargo +nightly miri test $(LOCKED) \
+		-p ringdesk-uring --no-default-features --lib -- table:: buffers::
 	MIRIFLAGS=-Zmiri-disable-isolation CARGO_TARGET_DIR=$(TARGET)/miri cargo +nightly miri test $(LOCKED) \
 		-p ringdesk-ring --test lane
 
