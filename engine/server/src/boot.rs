@@ -10,10 +10,10 @@ pub mod error;
 pub mod extents;
 pub mod fleet;
 pub mod folder;
+pub mod listeners;
 pub mod replay;
 
-use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,10 +21,10 @@ use std::time::{Duration, Instant};
 use ringdesk_desk::Limits;
 use ringdesk_persist::{Geometry, LogId, Meta};
 use ringdesk_shard::OwnerConfig;
-use ringdesk_shard::io::{Control, ListenerKind, Speaks};
+use ringdesk_shard::io::Control;
 use ringdesk_shard::router::Router;
 use ringdesk_uring::host::{available_cores, raise_descriptor_limit};
-use ringdesk_uring::listen::{self, Endpoint, local_address};
+use ringdesk_uring::listen::local_address;
 use ringdesk_uring::mailbox::{Letter, Mailbox};
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
@@ -32,7 +32,8 @@ use tokio::sync::mpsc;
 use self::backend::Backend;
 pub use self::error::BootError;
 use self::folder::Lock;
-use crate::config::{Config, ConfigError, Fixed, ListenerName, Overrides, SHARDS_MAX, TICKET_LIFETIME_S_MAX};
+use self::listeners::{Given, Listeners, Name, address_error};
+use crate::config::{Config, ConfigError, Overrides, SHARDS_MAX, TICKET_LIFETIME_S_MAX};
 use crate::control::plane::{Addresses, Parts, Plane, Secrets, connections_of_one, now_s, settings};
 use crate::control::shards::{Post, Shards};
 use crate::control::{self, Ended};
@@ -43,9 +44,6 @@ use crate::{demo, journal, say};
 
 /// Entries of a descriptor table kept free for connections handed over by other shards.
 const TABLE_RESERVE: u32 = 256;
-/// How long an address in use is tried again.
-const ADDRESS_WAIT: Duration = Duration::from_millis(500);
-
 /// What the boot leads to.
 struct Booted {
     config: Config,
@@ -55,8 +53,8 @@ struct Booted {
     entries: u32,
     table_entries: u32,
     nothing_moved: bool,
-    endpoints: Vec<(ListenerKind, &'static str, Endpoint)>,
-    http: TcpListener,
+    overrides: Overrides,
+    listeners: Listeners,
     certificate: Option<Certificate>,
     directory: Arc<dyn Directory>,
     first_start: bool,
@@ -65,17 +63,17 @@ struct Booted {
 
 /// Starts, serves until told to stop, and drains.
 pub fn run(overrides: &Overrides, started: Instant) -> Result<(), BootError> {
-    let booted = prepare(overrides)?;
-    let plane = plane(&booted, overrides, started)?;
+    let mut booted = prepare(overrides)?;
+    let plane = plane(&booted, started)?;
     let (drained, drained_inbox) = mpsc::channel(usize::from(booted.shards));
-    let http = booted.http.try_clone().map_err(|error| address_error("listen.http", &error))?;
+    let http = booted.listeners.http.try_clone().map_err(|error| address_error("listen.http", &error))?;
     let control_plane = plane.clone();
     let control = std::thread::Builder::new()
         .name("rd-control".into())
         .spawn(move || control::run(&control_plane, http, drained_inbox))
         .map_err(|error| BootError::Kernel(format!("the control plane's thread cannot start: {error}")))?;
 
-    let mut running = start_shards(&booted, &plane, drained)?;
+    let mut running = start_shards(&mut booted, &plane, drained)?;
     running.go();
     announce(&booted, &plane, started);
     let _ = sd_notify::notify(&[NotifyState::Ready]);
@@ -89,16 +87,17 @@ pub fn run(overrides: &Overrides, started: Instant) -> Result<(), BootError> {
         Err(_) => say!(Error, "the control plane panicked"),
     }
     extents::close(&booted.config.fixed.data, &running.stop());
-    if let Some(path) = &plane.addresses().unix {
-        let _ = std::fs::remove_file(path);
-    }
+    booted.listeners.remove_unix_file();
     say!(Info, "stopped");
     Ok(())
 }
 
 /// Everything before the control plane.
 fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
-    let config = Config::load(overrides)?;
+    let given = Given::take()?;
+    let mut overrides = overrides.clone();
+    given.address(&mut overrides);
+    let config = Config::load(&overrides)?;
     journal::set_level(config.live.log_level);
     let data = config.fixed.data.clone();
     let lock = folder::claim(&data)?;
@@ -118,17 +117,7 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
         let sentence = format!("leads to what cannot be used: {error}");
         ConfigError::Value { key: "tls.certificate", sentence, place: None }
     })?;
-    let fixed = &config.fixed;
-    let mut endpoints = endpoints(fixed);
-    // A taken address is told before the replay. The sockets that serve are opened after it, so that no client hangs
-    // in their backlogs meanwhile.
-    for (_, key, endpoint) in &mut endpoints {
-        *endpoint = listen_on(key, endpoint, 1)?.endpoint;
-    }
-    let http = patiently(|| TcpListener::bind(fixed.listen_http), io::Error::kind).map_err(|cause| {
-        let error = listen::ListenError { endpoint: Endpoint::Tcp(fixed.listen_http), cause };
-        address_error("listen.http", &error)
-    })?;
+    let listeners = Listeners::open(&config, given)?;
     let (directory, first_start) = open_directory(&data, meta.logs)?;
     Ok(Booted {
         config,
@@ -138,34 +127,13 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
         entries,
         table_entries: Backend::table(descriptors),
         nothing_moved,
-        endpoints,
-        http,
+        overrides,
+        listeners,
         certificate,
         directory,
         first_start,
         backend,
     })
-}
-
-/// What is listened on for clients, by config key.
-fn endpoints(fixed: &Fixed) -> Vec<(ListenerKind, &'static str, Endpoint)> {
-    let tcp = |address: Option<SocketAddr>| address.map(Endpoint::Tcp);
-    let all = [
-        (ListenerName::Binary, "listen.binary", tcp(Some(fixed.listen_binary))),
-        (ListenerName::Websocket, "listen.websocket", tcp(Some(fixed.listen_websocket))),
-        (ListenerName::Unix, "listen.unix", fixed.listen_unix.clone().map(Endpoint::Unix)),
-        (ListenerName::TlsBinary, "listen.tls_binary", tcp(fixed.listen_tls_binary)),
-        (ListenerName::TlsWebsocket, "listen.tls_websocket", tcp(fixed.listen_tls_websocket)),
-    ];
-    let kind = |name| ListenerKind {
-        speaks: match name {
-            ListenerName::Websocket | ListenerName::TlsWebsocket => Speaks::WebSocket,
-            ListenerName::Binary | ListenerName::Unix | ListenerName::TlsBinary => Speaks::Binary,
-        },
-        tls: matches!(name, ListenerName::TlsBinary | ListenerName::TlsWebsocket),
-        proxied: fixed.proxy_protocol.contains(&name),
-    };
-    all.into_iter().filter_map(|(name, key, endpoint)| Some((kind(name), key, endpoint?))).collect()
 }
 
 fn shard_count(configured: u16) -> Result<u16, BootError> {
@@ -175,29 +143,6 @@ fn shard_count(configured: u16) -> Result<u16, BootError> {
     let cores = available_cores()
         .map_err(|error| BootError::Kernel(format!("the cores of this process cannot be read: {error}")))?;
     Ok(u16::try_from(cores.len()).unwrap_or(SHARDS_MAX).min(SHARDS_MAX))
-}
-
-fn address_error(key: &'static str, error: &dyn std::fmt::Display) -> BootError {
-    BootError::Address { key, sentence: error.to_string() }
-}
-
-fn listen_on(key: &'static str, endpoint: &Endpoint, shards: usize) -> Result<listen::Listening, BootError> {
-    patiently(|| listen::open(endpoint, shards), |error| error.cause.kind())
-        .map_err(|error| address_error(key, &error))
-}
-
-/// Tries again for [`ADDRESS_WAIT`] while an address is in use: the kernel takes the ring of a killed process down
-/// behind its exit, and the ring holds the listeners.
-fn patiently<T, E>(open: impl Fn() -> Result<T, E>, kind: impl Fn(&E) -> io::ErrorKind) -> Result<T, E> {
-    let began = Instant::now();
-    loop {
-        match open() {
-            Err(error) if kind(&error) == io::ErrorKind::AddrInUse && began.elapsed() < ADDRESS_WAIT => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            outcome => return outcome,
-        }
-    }
 }
 
 /// The directory, new in a new folder only: with another ticket key and agents numbered anew, others would get what
@@ -244,15 +189,9 @@ fn admin_token(data: &Path) -> Result<String, BootError> {
     Ok(token)
 }
 
-fn bound(booted: &Booted, wanted: &str) -> Option<SocketAddr> {
-    booted.endpoints.iter().find_map(|(_, key, endpoint)| match endpoint {
-        Endpoint::Tcp(address) if *key == wanted => Some(*address),
-        Endpoint::Tcp(_) | Endpoint::Unix(_) => None,
-    })
-}
-
-fn plane(booted: &Booted, overrides: &Overrides, started: Instant) -> Result<Arc<Plane>, BootError> {
-    let http = booted.http.local_addr().map_err(|error| address_error("listen.http", &error))?;
+fn plane(booted: &Booted, started: Instant) -> Result<Arc<Plane>, BootError> {
+    let listeners = &booted.listeners;
+    let http = listeners.http.local_addr().map_err(|error| address_error("listen.http", &error))?;
     let data = &booted.config.fixed.data;
     booted
         .lock
@@ -260,16 +199,16 @@ fn plane(booted: &Booted, overrides: &Overrides, started: Instant) -> Result<Arc
         .map_err(BootError::folder(&data.join("LOCK"), "the lock file cannot be written"))?;
     Ok(Plane::new(Parts {
         config: booted.config.clone(),
-        overrides: overrides.clone(),
+        overrides: booted.overrides.clone(),
         directory: booted.directory.clone(),
         ticket_key: booted.directory.ticket_key()?,
         admin_token: admin_token(data)?,
         addresses: Addresses {
-            binary: bound(booted, "listen.binary").expect("always listened on"),
-            websocket: bound(booted, "listen.websocket").expect("always listened on"),
-            tls_binary: bound(booted, "listen.tls_binary"),
-            tls_websocket: bound(booted, "listen.tls_websocket"),
-            unix: booted.config.fixed.listen_unix.clone(),
+            binary: listeners.tcp(Name::Binary).expect("always listened on"),
+            websocket: listeners.tcp(Name::Websocket).expect("always listened on"),
+            tls_binary: listeners.tcp(Name::TlsBinary),
+            tls_websocket: listeners.tcp(Name::TlsWebsocket),
+            unix: listeners.unix(),
             http,
         },
         certificate: booted.certificate.clone(),
@@ -297,7 +236,7 @@ fn owner_configs(booted: &Booted) -> Vec<OwnerConfig> {
 }
 
 fn start_shards(
-    booted: &Booted,
+    booted: &mut Booted,
     plane: &Arc<Plane>,
     drained: mpsc::Sender<u16>,
 ) -> Result<fleet::Running, BootError> {
@@ -315,11 +254,7 @@ fn start_shards(
     let replayed = replay::replay(plan)?;
 
     let count = usize::from(booted.shards);
-    let mut sockets: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
-    for (_, key, endpoint) in &booted.endpoints {
-        let listening = listen_on(key, endpoint, count)?;
-        sockets.iter_mut().zip(listening.sockets).for_each(|(of_shard, socket)| of_shard.push(socket));
-    }
+    let sockets = booted.listeners.sockets(count)?;
     let of_one = connections_of_one(&booted.config.live, count)
         .min(booted.entries.saturating_sub(TABLE_RESERVE).max(1));
     let secrets = Secrets { ticket_key: plane.ticket_key().to_vec(), tls: plane.tls() };
@@ -338,8 +273,7 @@ fn start_shards(
         reports,
         drained,
     });
-    let kinds: Vec<ListenerKind> = booted.endpoints.iter().map(|(kind, _, _)| *kind).collect();
-    let running = fleet::start(replayed, &common, &kinds, sockets)?;
+    let running = fleet::start(replayed, &common, &booted.listeners.kinds(), sockets)?;
     running.notices.iter().for_each(|notice| say!(Warn, "{notice}"));
     post_revocations(booted.directory.as_ref(), &running.mailboxes)?;
     let posts = running.mailboxes.iter().cloned().map(post).collect();

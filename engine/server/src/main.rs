@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         listen_websocket: args.listen_ws,
         listen_unix: args.unix,
         listen_http: args.http,
+        ..Overrides::default()
     };
     match boot::run(&overrides, started) {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -86,15 +87,63 @@ impl Server {
     pub fn start(folder: &Folder, extra: &[&str]) -> Self {
         let mut child =
             command(&folder.path(""), &folder.path("small.toml"), extra).spawn().expect("the binary starts");
+        let stderr = child.stderr.take().expect("piped");
+        let stdout = child.stdout.take().expect("piped");
+        Self::attend(child, stdout, stderr)
+    }
+
+    /// Starts with listening sockets that were opened for it, at most three, as systemd does: from descriptor 3 on, named in
+    /// the environment. They travel as the standard descriptors of a shell, whose own lead through two pipes with names.
+    pub fn start_with_sockets(folder: &Folder, sockets: Vec<(&str, OwnedFd)>, extra: &[&str]) -> Self {
+        let (child, [out, err]) = Self::spawn_with_sockets(folder, sockets, extra);
+        let [out, err] = [out, err].map(|path| std::fs::File::open(path).expect("the pipe opens"));
+        Self::attend(child, out, err)
+    }
+
+    /// The same, for a start that must fail; its exit code and what it said.
+    pub fn fail_with_sockets(folder: &Folder, sockets: Vec<(&str, OwnedFd)>) -> (i32, String) {
+        let (mut child, [out, err]) = Self::spawn_with_sockets(folder, sockets, &[]);
+        // Both first: the shell waits for each pipe's reader in turn.
+        let [_out, mut err] = [out, err].map(|path| std::fs::File::open(path).expect("the pipe opens"));
+        let mut said = String::new();
+        err.read_to_string(&mut said).expect("UTF-8");
+        (child.wait().expect("ended").code().unwrap_or(-1), said)
+    }
+
+    fn spawn_with_sockets(
+        folder: &Folder,
+        sockets: Vec<(&str, OwnedFd)>,
+        extra: &[&str],
+    ) -> (Child, [String; 2]) {
+        const SCRIPT: &str =
+            "exec 3<&0 4<&1 5<&2 0</dev/null 1>\"$OUT\" 2>\"$ERR\"; export LISTEN_PID=$$; exec \"$@\"";
+        let pipes = [folder.path("out.pipe"), folder.path("err.pipe")];
+        for pipe in &pipes {
+            let _ = std::fs::remove_file(pipe);
+            assert!(Command::new("mkfifo").arg(pipe).status().expect("mkfifo runs").success());
+        }
+        let inner = command(&folder.path(""), &folder.path("small.toml"), extra);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", SCRIPT, "sh", BINARY]).args(inner.get_args());
+        shell.env("OUT", &pipes[0]).env("ERR", &pipes[1]).env("LISTEN_FDS", sockets.len().to_string());
+        let names: Vec<&str> = sockets.iter().map(|(name, _)| *name).collect();
+        shell.env("LISTEN_FDNAMES", names.join(":"));
+        let mut sockets = sockets.into_iter().map(|(_, socket)| Stdio::from(socket));
+        let mut next = || sockets.next().unwrap_or_else(Stdio::null);
+        shell.stdin(next()).stdout(next()).stderr(next());
+        (shell.spawn().expect("a shell"), pipes)
+    }
+
+    fn attend(child: Child, stdout: impl Read + Send + 'static, stderr: impl Read + Send + 'static) -> Self {
         let (tell, errors) = channel();
-        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let stderr = BufReader::new(stderr);
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 eprintln!("[ringdeskd] {line}");
                 let _ = tell.send(line);
             }
         });
-        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let stdout = BufReader::new(stdout);
         let (mut binary, mut http, mut tls_binary, mut tls_websocket) = (None, None, None, None);
         for line in stdout.lines().map_while(Result::ok) {
             let value = line.split_whitespace().nth(1).unwrap_or("");
