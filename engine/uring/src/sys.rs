@@ -2,7 +2,8 @@
 //!
 //! Order of reading: `fleet` (what rings know of each other), `setup` (the ring, its flags and tables, and what may
 //! be missing), `enter` (the one system call of a turn), `provided` (receive buffers), `ring` (one ring), `shim`
-//! (operations in, completions out, over all rings of the shard), `segments` (open log files).
+//! (operations in, completions out, over all rings of the shard), `segments` (open log files), `transfer` (connections
+//! that change the process).
 //! Apart from these: `sockets`, a ring for load generators.
 //!
 //! Ownership: memory the kernel writes to is either a lent buffer of the table or a mapping of `provided`; both stay
@@ -18,6 +19,7 @@ mod segments;
 mod setup;
 mod shim;
 mod sockets;
+mod transfer;
 
 pub use fleet::Fleet;
 pub use inherit::{Inherited, inherited};

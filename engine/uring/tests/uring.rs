@@ -50,6 +50,7 @@ fn every_degraded_combination_serves_the_same() {
         msg_ring_wake: false,
         direct_io: false,
         restricted: false,
+        fd_install: false,
     };
     let combinations = [
         plain,
