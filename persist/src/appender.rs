@@ -459,6 +459,15 @@ impl Appender {
         self.runway.generations()
     }
 
+    /// True if all that was staged is durable and a later batch vouches for it, or no place is left for one. Fills and
+    /// creations may be out; they are the driver's to wait for.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let covered = self.starved || (self.uncovered_since_ns.is_none() && !self.uncovered_at_boot);
+        let idle = self.open.is_empty() && self.in_flight.is_none() && matches!(self.syncing, Syncing::Done);
+        self.failed || (idle && covered)
+    }
+
     /// The geometry it was made with.
     #[must_use]
     pub fn geometry(&self) -> &Geometry {

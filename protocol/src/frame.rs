@@ -197,6 +197,11 @@ impl Carry {
         self.bytes.capacity()
     }
 
+    /// The bytes of the incomplete frame: fed to an empty carry, they bring it here again.
+    pub fn held(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Feeds `input` and calls `visit` for each frame that is complete, in order. Returns the bytes of `input`
     /// taken: all of them, unless `visit` broke off; then the carry is empty and the rest of the input is the
     /// caller's (to be fed later, or handed over with the connection). `limit` bounds the body of a frame.

@@ -92,6 +92,11 @@ impl Decoder {
         Self::default()
     }
 
+    /// The bytes of the incomplete header: fed to a new decoder, they bring it here again.
+    pub fn held(&self) -> &[u8] {
+        &self.held
+    }
+
     /// Takes bytes until the header is complete. Gives the header and how many of `bytes` belong to it; `None`: all of
     /// them do, and more have to come. Holds at most [`HEADER_BYTES_MAX`]. An error is final.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<(Proxied, usize)>, ProxyError> {

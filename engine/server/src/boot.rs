@@ -283,8 +283,8 @@ fn start_shards(
 
 fn post(mailbox: Mailbox) -> Post {
     Box::new(move |message| match mailbox.post(Letter::Control(message)) {
-        Ok(()) | Err(Letter::Stop) => Ok(()),
         Err(Letter::Control(back)) => Err(back),
+        Ok(()) | Err(_) => Ok(()),
     })
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ringdesk_persist::{DiskDone, DiskOp};
 
+use crate::carry::Carried;
 use crate::message::{HandOver, ShardMessage};
 use crate::report::ShardReport;
 use crate::settings::Settings;
@@ -87,6 +88,15 @@ pub enum Input {
         /// The buffer of the send.
         buffer: Vec<u8>,
     },
+    /// An [`Output::Send`] was taken back while the shard stands still: `buffer[..from]` went out, the rest did not.
+    Unsent {
+        /// The connection.
+        conn: ConnId,
+        /// The buffer of the send.
+        buffer: Vec<u8>,
+        /// Bytes of it that went out.
+        from: u32,
+    },
     /// The peer closed, or the connection failed (receive or send). The shard answers with [`Output::Close`];
     /// no further input of this connection follows except after that.
     Hangup {
@@ -107,6 +117,15 @@ pub enum Input {
         /// The state given back.
         state: Box<HandOver>,
     },
+    /// A connection that another process had before, with its state. Nothing is armed.
+    Adopted {
+        /// Its identity here.
+        conn: ConnId,
+        /// What it was there.
+        carried: Box<Carried>,
+    },
+    /// An order of the driver for an upgrade.
+    Stand(Stand),
     /// A disk operation ended.
     Disk(DiskDone),
     /// A message of another shard, in lane order.
@@ -118,6 +137,27 @@ pub enum Input {
     },
     /// A message of the control plane.
     Control(Control),
+}
+
+/// What a driver may order when another process is to take over. In this order; `GoOn` may come at any time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stand {
+    /// Read nobody any more, begin nothing, finish what was begun. `Shard::is_settled` says when that is done here.
+    Still,
+    /// Answer [`Output::Stood`]. Given once every shard is settled and nothing is under way between them. From here on
+    /// the shard takes no turn but for `GoOn`.
+    Collect,
+    /// The upgrade is called off.
+    GoOn,
+}
+
+/// The connections of a shard that stands still.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct StoodConnections {
+    /// What each was. The entries are still the driver's.
+    pub carried: Vec<(ConnId, Carried)>,
+    /// Connections in TLS, which cannot be carried: they were told GOODBYE.
+    pub tls: u32,
 }
 
 /// All that happened since the last turn. The driver reuses one value for ever.
@@ -142,9 +182,9 @@ pub enum Output {
         /// `true`: single-shot.
         once: bool,
     },
-    /// Stops a receive armed with `once == false`, so that the peer's bytes wait in its socket: for a connection
-    /// whose queues are full. Bytes the kernel had taken before may still arrive. [`Output::Receive`] goes on, also
-    /// before the stop has taken effect.
+    /// Stops a receive, so that the peer's bytes wait in its socket: for a connection whose queues are full, or when
+    /// the shard is to stand still. Bytes the kernel had taken before may still arrive. [`Output::Receive`] goes on,
+    /// also before the stop has taken effect. Nothing, if a single-shot receive had just completed.
     Pause {
         /// The connection.
         conn: ConnId,
@@ -184,6 +224,8 @@ pub enum Output {
     },
     /// The answer to [`Control::Report`].
     Report(Box<ShardReport>),
+    /// The answer to [`Stand::Collect`].
+    Stood(Box<StoodConnections>),
     /// The last connection was told goodbye and flushed after [`Control::Drain`].
     Drained,
     /// The log's disk has no space for what comes next, told at each attempt to prepare it; or it has again.

@@ -7,6 +7,7 @@
 //! `index`) -> `mail` -> `front` (frames to outboxes).
 
 pub mod ask;
+pub mod carry;
 mod clock;
 mod frames;
 mod front;

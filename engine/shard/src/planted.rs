@@ -28,11 +28,17 @@ pub enum Bug {
     ForgetUnread,
     /// A connection whose queues were full is never read again.
     NeverGoOn,
+    /// What a slow client had not been sent when its shard stood still is not carried.
+    DropUnsent,
+    /// Cursors are carried one too low.
+    CarryCursorLow,
+    /// The connections that an upgrade adopts are not linked to their agents.
+    AdoptUnlinked,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::AckBeforeSync,
         Self::ForgetDedup,
         Self::ForgetOldOpens,
@@ -44,6 +50,9 @@ impl Bug {
         Self::HandOverArmed,
         Self::ForgetUnread,
         Self::NeverGoOn,
+        Self::DropUnsent,
+        Self::CarryCursorLow,
+        Self::AdoptUnlinked,
     ];
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ringdesk_persist::Tail;
 
 use crate::front::Front;
-use crate::io::{Control, Input, Inputs, Now, Output, Outputs};
+use crate::io::{Control, Input, Inputs, Now, Output, Outputs, Stand};
 use crate::mail::Mail;
 use crate::message::ShardMessage;
 use crate::owner::{Owner, Replay, ReplayError};
@@ -116,6 +116,9 @@ impl Shard {
             Input::Hangup { conn } => front.hangup(conn, owner, mail),
             Input::HandedOver { conn, state } => front.handed_over(conn, *state, owner, mail),
             Input::HandOverFailed { conn, state } => front.hand_over_failed(conn, *state, owner, mail),
+            Input::Unsent { conn, buffer, from } => front.unsent(conn, buffer, from, owner, mail),
+            Input::Adopted { conn, carried } => front.adopted(conn, *carried, owner, mail),
+            Input::Stand(stand) => self.stand(stand, mail),
             Input::Disk(done) => owner.disk_done(done, mail)?,
             Input::FromShard { message, .. } => self.message(message, mail),
             Input::Control(control) => self.control(control, mail),
@@ -137,6 +140,26 @@ impl Shard {
             ShardMessage::HandOver { .. } => panic!("the driver joins hand-overs with their descriptors"),
             message => self.front.deliver(message, &mut self.owner, mail),
         }
+    }
+
+    fn stand(&mut self, stand: Stand, mail: &mut Mail<'_>) {
+        match stand {
+            Stand::Still => {
+                self.owner.stand_still(true);
+                self.front.stand_still(mail);
+            }
+            Stand::Collect => mail.output(Output::Stood(Box::new(self.front.collect()))),
+            Stand::GoOn => {
+                self.owner.stand_still(false);
+                self.front.go_on(&mut self.owner, mail);
+            }
+        }
+    }
+
+    /// While the shard stands still: whether all that was begun here is finished and durable, as far as it is this
+    /// shard's to finish. Disk operations, sends and receives that are out are the driver's to wait for.
+    pub fn is_settled(&self) -> bool {
+        self.local.is_empty() && !self.front.is_dirty() && self.owner.is_settled()
     }
 
     fn control(&mut self, control: Control, mail: &mut Mail<'_>) {

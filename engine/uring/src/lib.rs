@@ -22,6 +22,7 @@ pub mod listen;
 pub mod mailbox;
 pub mod reactor;
 pub mod run;
+pub mod still;
 #[cfg(feature = "sys")]
 pub mod sys;
 pub mod table;

@@ -3,6 +3,7 @@
 //! Full is an answer: the control plane waits or refuses its own caller; a shard never waits for the control plane.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 use ringdesk_ring::Doorbell;
@@ -18,6 +19,22 @@ pub const MAILBOX_LETTERS_MAX: usize = 1024;
 pub enum Letter {
     /// For the shard.
     Control(Control),
+    /// Another process is to take over: accept and receive nothing more, finish what was taken. Answered with
+    /// [`crate::run::News::Quiet`], each time this shard has nothing left to do. Letters for the shard wait from here on
+    /// until `GoOn`, a report excepted, which waits only after `Collect`.
+    Still {
+        /// How long a client may take what it is being sent. What it has not taken by then is taken back, and is
+        /// carried with the connection.
+        patience: Duration,
+    },
+    /// All shards stand still ([`crate::still::Settling`]): answer with [`crate::run::News::Still`]. Ignored unless
+    /// `Still` came before.
+    Collect,
+    /// The other process does not take over: go on as if nothing had been. At any time before `Gone`.
+    GoOn,
+    /// The other process has the connections: let go of those that were carried. [`crate::run::News::Drained`] follows
+    /// when no connection that was told goodbye lingers.
+    Gone,
     /// For the reactor: leave the loop after the current turn.
     Stop,
 }

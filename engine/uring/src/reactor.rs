@@ -21,18 +21,24 @@
 //! [`LANE_BACKLOG_MAX`]; while one is not empty the shard sees no room in that lane and answers BUSY; beyond the
 //! bound the shard broke that promise, and the reactor panics), the mailbox (bounded; the control plane waits).
 
+mod stance;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ringdesk_ring::{Doorbell, Port};
-use ringdesk_shard::io::{Input, Inputs, ListenerKind, Now, Output, Outputs, Space};
+use ringdesk_shard::io::{
+    Control, Input, Inputs, ListenerKind, Now, Output, Outputs, Space, StoodConnections,
+};
 use ringdesk_shard::message::ShardMessage;
 use ringdesk_shard::report::ShardReport;
 
 use crate::kernel::{Completion, Kernel, KernelFailure};
 use crate::mailbox::{Letter, Mailbox};
+use crate::still::{Quiet, Stood};
 use crate::table::{Effects, Table, TableCounts};
 use crate::turn::Turn;
+use stance::Stance;
 
 /// Messages that may wait for a place in one lane. A turn may add all its messages before the shard sees that the
 /// lane has no room, so this is far above what one turn's inputs can cause.
@@ -66,6 +72,10 @@ pub struct TurnOutcome {
     pub stop: bool,
     /// What the shard says of its log's disk, if it says something.
     pub space: Option<Space>,
+    /// The shard stands still and has nothing left to do, if that was not said before.
+    pub quiet: Option<Quiet>,
+    /// The connections of a shard that stands still, after [`Letter::Collect`].
+    pub stood: Option<Box<Stood>>,
     /// Reports for the control plane, usually none.
     pub reports: Vec<Box<ShardReport>>,
 }
@@ -107,6 +117,14 @@ pub struct Reactor<K, T> {
     completions: Vec<Completion>,
     /// The shard said so, and connections still linger.
     drained: bool,
+    stance: Stance,
+    /// Letters for the shard that wait until it goes on.
+    held: Vec<Control>,
+    /// What the shard wrote down in this turn.
+    stood: Option<Box<StoodConnections>>,
+    /// Messages put into each lane, and taken out of each.
+    put: Vec<u64>,
+    taken: Vec<u64>,
     counts: ReactorCounts,
 }
 
@@ -137,6 +155,11 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
             effects: Effects::default(),
             completions: Vec::new(),
             drained: false,
+            stance: Stance::Running,
+            held: Vec::new(),
+            stood: None,
+            put: vec![0; shards],
+            taken: vec![0; shards],
             counts: ReactorCounts::default(),
         }
     }
@@ -177,13 +200,17 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
         self.counts.turns += 1;
         self.take_completions(now);
         self.table.expire(now.mono_ns);
-        let starved = self.take_messages();
-        self.take_letters(&mut outcome);
+        // Once its connections were written down, what another shard says waits until this one goes on too.
+        let starved = !self.is_frozen() && self.take_messages();
+        self.take_letters(now, &mut outcome);
+        self.run_late(now);
         self.collect_effects();
 
-        let due = self.turn.next_deadline_ns().is_some_and(|at| at <= now.mono_ns);
+        let due = self.deadline_ns().is_some_and(|at| at <= now.mono_ns);
         let mut busy = starved || !self.completions.is_empty();
-        if due || !self.inputs.events.is_empty() {
+        if self.is_frozen() {
+            self.assert_untouched();
+        } else if due || !self.inputs.events.is_empty() {
             busy = true;
             self.measure_lanes();
             self.turn.step(now, &mut self.inputs, &mut self.outputs);
@@ -203,7 +230,10 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
         if self.drained && self.table.lingering() == 0 {
             (self.drained, outcome.drained) = (false, true);
         }
-        outcome.busy = busy || outcome.drained || outcome.stop;
+        if !busy {
+            self.tell_quiet(&mut outcome);
+        }
+        outcome.busy = busy || outcome.drained || outcome.stop || outcome.quiet.is_some();
         self.counts.turns_busy += u64::from(outcome.busy);
         outcome
     }
@@ -220,7 +250,7 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
 
     /// Takes a bounded number of messages from each lane; `true` if one of them may hold more.
     fn take_messages(&mut self) -> bool {
-        let Self { port, table, effects, limits, counts, .. } = self;
+        let Self { port, table, effects, limits, counts, taken: all_taken, .. } = self;
         let mut more = false;
         for (from, lane) in (0u16..).zip(&mut port.from) {
             let Some(lane) = lane else { continue };
@@ -229,15 +259,20 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
                 message => effects.inputs.push(Input::FromShard { from, message }),
             });
             counts.messages_in += taken as u64;
+            all_taken[usize::from(from)] += taken as u64;
             more |= taken == limits.messages_per_lane;
         }
         more
     }
 
-    fn take_letters(&mut self, outcome: &mut TurnOutcome) {
+    fn take_letters(&mut self, now: Now, outcome: &mut TurnOutcome) {
         for _ in 0..self.limits.letters {
             match self.mailbox.take() {
-                Some(Letter::Control(control)) => self.effects.inputs.push(Input::Control(control)),
+                Some(Letter::Control(control)) => self.take_control(control),
+                Some(Letter::Still { patience }) => self.stand_still(now, patience),
+                Some(Letter::Collect) => self.collect(now, outcome),
+                Some(Letter::GoOn) => self.go_on(),
+                Some(Letter::Gone) => self.let_go(),
                 Some(Letter::Stop) => outcome.stop = true,
                 None => break,
             }
@@ -275,6 +310,7 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
                     self.backlogs[usize::from(to)].push_back(message);
                 }
                 Output::Report(report) => outcome.reports.push(report),
+                Output::Stood(stood) => self.stood = Some(stood),
                 Output::Space(space) => outcome.space = Some(space),
                 Output::Drained => self.drained = true,
                 Output::Fatal(sentence) => {
@@ -297,6 +333,7 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
             let lane = self.port.to[to].as_mut().expect("a lane to every other shard");
             let pushed = lane.push_from(backlog);
             self.counts.messages_out += pushed as u64;
+            self.put[to] += pushed as u64;
             full |= !backlog.is_empty();
             let waiting = backlog.len();
             assert!(waiting <= LANE_BACKLOG_MAX, "{waiting} messages wait for the lane to shard {to}");
@@ -321,8 +358,8 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
     /// the kernel, then call [`Self::rouse`].
     pub fn doze(&mut self, now: Now) -> Option<u64> {
         self.doorbell.announce();
-        let shard = self.turn.next_deadline_ns().unwrap_or(u64::MAX);
-        let deadline = self.table.next_deadline_ns().unwrap_or(u64::MAX).min(shard);
+        let own = self.deadline_ns().unwrap_or(u64::MAX);
+        let deadline = self.table.next_deadline_ns().unwrap_or(u64::MAX).min(own);
         // A full lane frees without a sound: its backlog is looked after by coming back soon.
         let backlog = self.backlogs.iter().any(|backlog| !backlog.is_empty());
         if self.port.waiting() || !self.mailbox.is_empty() || deadline <= now.mono_ns || backlog {

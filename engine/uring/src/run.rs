@@ -9,6 +9,7 @@ use ringdesk_shard::report::ShardReport;
 use crate::clock::Clock;
 use crate::kernel::{Kernel, KernelFailure};
 use crate::reactor::Reactor;
+use crate::still::{Quiet, Stood};
 use crate::turn::Turn;
 
 /// What the loop tells its surroundings while it runs.
@@ -16,7 +17,13 @@ use crate::turn::Turn;
 pub enum News {
     /// A report the control plane asked for.
     Report(Box<ShardReport>),
-    /// The shard said goodbye to its last connection. Answer `Break` to end the loop, `Continue` to keep serving
+    /// The shard stands still and has nothing left to do ([`crate::mailbox::Letter::Still`]). Comes again when something
+    /// came up in between.
+    Quiet(Quiet),
+    /// The shard's connections, after [`crate::mailbox::Letter::Collect`]. Answer `Break` to have the reactor back for
+    /// the export of their descriptors; running it again, it still stands still.
+    Still(Box<Stood>),
+    /// The shard said goodbye to its last connection, or all of them are another process's. Answer `Break` to end the loop, `Continue` to keep serving
     /// the other shards.
     Drained,
     /// What the shard says of its log's disk: at each attempt that found it full, and once when it has space again.
@@ -87,6 +94,12 @@ impl<K: Kernel, T: Turn> Reactor<K, T> {
             }
             if let Some(space) = outcome.space {
                 flow = follow(flow, tell(News::Space(space)));
+            }
+            if let Some(quiet) = outcome.quiet {
+                flow = follow(flow, tell(News::Quiet(quiet)));
+            }
+            if let Some(stood) = outcome.stood {
+                flow = follow(flow, tell(News::Still(stood)));
             }
             if outcome.drained {
                 flow = follow(flow, tell(News::Drained));

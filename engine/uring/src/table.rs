@@ -6,17 +6,18 @@
 //!
 //! Order: `completed` and `expire` at the start of a turn, the output methods after the shard's step, then
 //! [`Table::take_ops`]. Parts: `connection` (sockets), `linger` (their end), `accept` (listeners), `handover`
-//! (descriptors between shards), `disk` (log files).
+//! (descriptors between shards), `still` (before an upgrade), `disk` (log files).
 //!
 //! | What happens | Answer |
 //! |---|---|
 //! | short send, short write, short read | the remainder is submitted; the shard sees one end |
 //! | receive ends with ENOBUFS, EINTR, EAGAIN, or a multishot ends | armed again |
 //! | accept fails for want of entries or memory | paused, armed again later; other listeners go on |
-//! | a pause | the multishot is cancelled; armed again after its last completion if the shard wants to go on |
+//! | a pause | the receive is cancelled; armed again after its last completion if the shard wants to go on |
 //! | close with all sent | our side is shut down; what the peer still sends is dropped until it ends, within bounds |
 //! | close with a send out, or after a hang-up | what is out is cancelled; the entry is closed after its last completion |
 //! | completion of an earlier connection in an entry | ignored, counted |
+//! | standing still | accepts are cancelled; once patience is over, sends too, and what is left of them goes back |
 //! | failed write or sync | passed up as an error; never retried |
 //! | hand-over with a receive armed or a send out, a second send, a second receive, use after close | panic |
 
@@ -25,6 +26,7 @@ mod connection;
 mod disk;
 mod handover;
 mod linger;
+mod still;
 #[cfg(test)]
 mod tests;
 
@@ -124,6 +126,12 @@ pub struct Table {
     lingering: VecDeque<(u64, ConnId)>,
     /// Connections that linger.
     lingerers: u32,
+    /// The shard stands still: no accepts.
+    still: bool,
+    /// And its patience is over: sends are taken back.
+    late: bool,
+    /// Sends that were asked for after that.
+    taken_back: Vec<(ConnId, Vec<u8>)>,
     /// Time of this turn.
     now_ns: u64,
     /// Buffers of sends and disk operations; the kernel reaches into it while they are lent.
@@ -148,6 +156,9 @@ impl Table {
             disk: Disk::default(),
             lingering: VecDeque::new(),
             lingerers: 0,
+            still: false,
+            late: false,
+            taken_back: Vec::new(),
             now_ns: 0,
             buffers: Buffers::new(),
             ops: Vec::new(),

@@ -12,6 +12,12 @@ pub trait Turn {
 
     /// When the next turn is due even without an input, on the clock of [`Now::mono_ns`]; `None`: never.
     fn next_deadline_ns(&self) -> Option<u64>;
+
+    /// While it stands still ([`ringdesk_shard::io::Stand`]): whether it has nothing left to finish by itself. Asked
+    /// only when no input is left.
+    fn is_settled(&self) -> bool {
+        true
+    }
 }
 
 impl Turn for ringdesk_shard::Shard {
@@ -21,5 +27,9 @@ impl Turn for ringdesk_shard::Shard {
 
     fn next_deadline_ns(&self) -> Option<u64> {
         ringdesk_shard::Shard::next_deadline_ns(self)
+    }
+
+    fn is_settled(&self) -> bool {
+        ringdesk_shard::Shard::is_settled(self)
     }
 }

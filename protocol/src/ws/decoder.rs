@@ -93,6 +93,45 @@ impl Decoder {
         })
     }
 
+    /// Appends frames that bring a new decoder with the same bounds to where this one is. The fragments of a message
+    /// that are whole become one; the frame that is not goes on with its own mask, since the rest of it is still to
+    /// come. Nothing once the stream has ended.
+    pub fn put_held(&self, out: &mut Vec<u8>) {
+        let (Some(partial), End::Open) = (&self.partial, self.end) else { return };
+        let first = partial.message.map(|opcode| Head {
+            last: false,
+            compressed: partial.compressed,
+            opcode,
+            mask: self.masked.then_some([0; 4]),
+            length: 0,
+        });
+        let mut whole = partial.payload.as_slice();
+        let mut begun = None;
+        match partial.frame {
+            Some((head, _)) if head.opcode.is_control() => begun = Some((head, partial.control.as_slice())),
+            Some((head, done)) => {
+                let (before, part) = partial.payload.split_at(partial.payload.len() - done);
+                (whole, begun) = (before, Some((head, part)));
+            }
+            None => {}
+        }
+        // The frame that began the message brings its kind itself.
+        let begins = begun.is_some_and(|(head, _)| matches!(head.opcode, Opcode::Text | Opcode::Binary));
+        if let Some(first) = first.filter(|_| !begins) {
+            Head { length: whole.len() as u64, ..first }.put(out);
+            out.extend_from_slice(whole);
+        }
+        if let Some((head, part)) = begun {
+            head.put(out);
+            let start = out.len();
+            out.extend_from_slice(part);
+            if let Some(mask) = head.mask {
+                head::apply_mask(&mut out[start..], mask, 0);
+            }
+        }
+        out.extend_from_slice(&partial.head[..partial.head_bytes]);
+    }
+
     /// Feeds `input` (which is unmasked in place) and calls `visit` for each event, in order. Returns the bytes
     /// taken: all, unless `visit` broke off; the rest is untouched then and can be fed later or elsewhere. After a
     /// Close event the rest of the stream is taken and ignored.

@@ -32,6 +32,16 @@ pub struct Deflate {
 }
 
 impl Deflate {
+    /// As agreed elsewhere; `None` unless the window is one that can be agreed.
+    pub fn of_window(window_bits: u8) -> Option<Self> {
+        (8..=WINDOW_BITS_MAX).contains(&window_bits).then_some(Self { window_bits })
+    }
+
+    /// The client's window, as a power of 2.
+    pub fn window_bits(self) -> u8 {
+        self.window_bits
+    }
+
     /// Reads one element of `Sec-WebSocket-Extensions`; `None` if it is another extension or has a parameter that
     /// RFC 7692 section 7.1 does not know.
     pub fn of_offer(offer: &str) -> Option<Self> {

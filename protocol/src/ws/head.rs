@@ -163,6 +163,27 @@ fn parse_length(short: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, WsError>
     Ok(Some((length, rest)))
 }
 
+impl Head {
+    /// Appends the head as it came.
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        let first = if self.last { 0x80 } else { 0 } | if self.compressed { 0x40 } else { 0 };
+        out.push(first | self.opcode as u8);
+        let bit = if self.mask.is_some() { 0x80 } else { 0 };
+        match self.length {
+            0..=125 => out.push(bit | self.length as u8),
+            126..=65_535 => {
+                out.push(bit | 126);
+                out.extend_from_slice(&(self.length as u16).to_be_bytes());
+            }
+            length => {
+                out.push(bit | 127);
+                out.extend_from_slice(&length.to_be_bytes());
+            }
+        }
+        out.extend(self.mask.iter().flatten());
+    }
+}
+
 /// Masks or unmasks in place; `offset` is the place of `bytes` in the payload.
 pub(super) fn apply_mask(bytes: &mut [u8], mask: [u8; 4], offset: usize) {
     let turned: [u8; 8] = std::array::from_fn(|place| mask[(place + offset) % 4]);

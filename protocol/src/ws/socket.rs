@@ -105,6 +105,15 @@ impl Socket {
         }
     }
 
+    /// Appends bytes that bring a new socket, or one opened on the same terms, to where this one is in an incomplete
+    /// request, frame or message. They need not be the bytes that came, but say the same.
+    pub fn put_held(&self, out: &mut Vec<u8>) {
+        match self {
+            Socket::Upgrade(upgrade) => out.extend_from_slice(upgrade.held()),
+            Socket::Open(decoder) => decoder.put_held(out),
+        }
+    }
+
     /// Feeds `input`, which is unmasked in place.
     pub fn feed<E: Endpoint>(&mut self, input: &mut [u8], endpoint: &mut E) -> Fed {
         let mut taken = 0;

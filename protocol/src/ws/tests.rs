@@ -100,6 +100,39 @@ proptest! {
         prop_assert_eq!(&feed_in_pieces(Decoder::server(WS_MESSAGE_BYTES_MAX as u32, None), &bytes, &each), &whole);
     }
 
+    /// At every place a stream can be taken on by another decoder, which is fed what the first one holds.
+    #[test]
+    fn another_decoder_goes_on_where_one_was(
+        frames in proptest::collection::vec(any_frame(), 0..6),
+        compressed in any::<bool>(),
+        place in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = frames.concat();
+        // Compressed from the first frame on: what it says is no deflate stream, but that shows at its end only.
+        let deflate = if compressed { Deflate::of_window(15) } else { None };
+        if let Some(first) = bytes.first_mut().filter(|first| compressed && matches!(**first & 0x0F, 1 | 2)) {
+            *first |= 0x40;
+        }
+        let place = place.index(bytes.len() + 1);
+        let new = || Decoder::server(WS_MESSAGE_BYTES_MAX as u32, deflate);
+        let whole = feed_in_pieces(new(), &bytes, &[]);
+        let mut first = new();
+        let mut seen = Vec::new();
+        let fed = first.feed(&mut bytes[..place].to_vec(), |event| {
+            seen.push(Seen::from(event));
+            ControlFlow::Continue(())
+        });
+        prop_assume!(fed.is_ok() && !seen.iter().any(|seen| matches!(seen, Seen::Close(_))));
+        let mut held = Vec::new();
+        first.put_held(&mut held);
+        prop_assert_eq!(held.is_empty(), first.is_between_messages());
+        let mut second = new();
+        second.feed(&mut held, |event| panic!("{event:?} was held")).expect("what is held is in order");
+        let rest = feed_in_pieces(second, &bytes[place..], &[]);
+        seen.extend(rest.0);
+        prop_assert_eq!((seen, rest.1), whole);
+    }
+
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         server(&bytes);

@@ -184,6 +184,11 @@ impl Upgrade {
         self.pending.as_ref().map_or(0, |pending| size_of::<Pending>() + pending.bytes.capacity())
     }
 
+    /// The bytes of the incomplete request: fed to a new upgrade, they bring it here again.
+    pub(super) fn held(&self) -> &[u8] {
+        self.pending.as_ref().map_or(&[], |pending| &pending.bytes)
+    }
+
     /// Feeds input; `None` while the request is incomplete.
     ///
     /// # Errors

@@ -229,7 +229,8 @@ impl Seat {
                 News::Space(space) => tell_space(&common.data, LogId(shard), space, &mut space_told),
                 News::Report(report) => drop(common.reports.try_send(report)),
                 News::Drained => drop(common.drained.try_send(shard)),
-                News::Duty(_) => {}
+                // Told only to who asked for a stand-still.
+                News::Duty(_) | News::Quiet(_) | News::Still(_) => {}
             }
             ControlFlow::Continue(())
         });

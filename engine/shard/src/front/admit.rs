@@ -21,6 +21,23 @@ pub struct Preamble {
     listener: ListenerKind,
 }
 
+impl Preamble {
+    /// Nothing of the header came yet.
+    pub(super) fn new(listener: ListenerKind) -> Self {
+        Self { decoder: proxy::Decoder::new(), listener }
+    }
+
+    /// The part of the header that came.
+    pub(super) fn held(&self) -> &[u8] {
+        self.decoder.held()
+    }
+
+    /// What comes after the header.
+    pub(super) fn listener(&self) -> ListenerKind {
+        self.listener
+    }
+}
+
 /// Counters of what lies outside the protocol.
 #[derive(Default, Debug)]
 pub struct OuterCounts {
@@ -46,11 +63,7 @@ impl Front {
         mail: &mut Mail<'_>,
     ) {
         let (transport, cutter) = begin(listener.speaks);
-        let cutter = if listener.proxied {
-            Cutter::Proxy(Box::new(Preamble { decoder: proxy::Decoder::new(), listener }))
-        } else {
-            cutter
-        };
+        let cutter = if listener.proxied { Cutter::Proxy(Box::new(Preamble::new(listener))) } else { cutter };
         self.insert(Connection::new(id, transport, cutter, self.now_s));
         if self.draining_since_s.is_some()
             || self.open > self.connections_max() + resumes_reserve(self.connections_max())
@@ -68,7 +81,13 @@ impl Front {
             }
             self.begin_tls(id.index, listener);
         }
-        mail.output(Output::Receive { conn: id, once: true });
+        if !self.is_still() {
+            mail.output(Output::Receive { conn: id, once: true });
+        } else if self.at(id.index).tls.is_some() {
+            self.send_off(id.index);
+        } else {
+            self.keep_for_later(id.index, &[]);
+        }
     }
 
     /// Bytes of a connection, as they came from the socket: takes off what lies around its own.
@@ -194,7 +213,7 @@ impl Front {
 }
 
 /// What takes the bytes of a new connection.
-fn begin(speaks: Speaks) -> (Transport, Cutter) {
+pub(super) fn begin(speaks: Speaks) -> (Transport, Cutter) {
     match speaks {
         Speaks::Binary => (Transport::Stream, Cutter::Stream(None)),
         Speaks::WebSocket => (Transport::WsJson, Cutter::WebSocket(Socket::new())),

@@ -10,7 +10,7 @@
 //! A visitor behind a gateway has a credit of [`CHANNEL_CREDIT`] requests: beyond it this one visitor is told BUSY, so
 //! that it does not stop the others' connection.
 
-use super::connection::{Connection, Phase, Stopped};
+use super::connection::{Connection, Cutter, Phase, Stopped};
 use super::{Front, LANE_RESERVE};
 use crate::ask::Ask;
 use crate::io::{ConnId, Output};
@@ -109,6 +109,9 @@ impl Front {
 
     /// Decodes what had arrived and reads on, if there is room again.
     pub(super) fn go_on_if_room(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
+        if self.is_still() {
+            return;
+        }
         let cap = self.settings.outbox_bytes_max as usize;
         let lanes = self.lanes_have_room();
         let connection = self.at(index);
@@ -128,7 +131,9 @@ impl Front {
         if planted::on(Bug::ForgetUnread) {
             unread.clear();
         }
-        if !unread.is_empty() {
+        if !unread.is_empty() && matches!(self.at(index).cutter, Cutter::Proxy(_)) {
+            self.unwrap(index, &mut unread, owner, mail);
+        } else if !unread.is_empty() {
             self.cut(index, &mut unread, owner, mail);
             self.stop_if_full(id, mail);
         }
@@ -147,7 +152,7 @@ impl Front {
 
     /// Lets those go on that waited for a lane.
     pub(super) fn look_behind_lanes(&mut self) {
-        if self.behind_lanes.is_empty() || !self.lanes_have_room() {
+        if self.behind_lanes.is_empty() || self.is_still() || !self.lanes_have_room() {
             return;
         }
         for index in std::mem::take(&mut self.behind_lanes) {
@@ -159,7 +164,7 @@ impl Front {
 
     /// When lanes are to be looked at again.
     pub(super) fn lanes_due_ns(&self) -> Option<u64> {
-        (!self.behind_lanes.is_empty()).then_some(self.now_ns + LANE_LOOK_NS)
+        (!self.behind_lanes.is_empty() && !self.is_still()).then_some(self.now_ns + LANE_LOOK_NS)
     }
 }
 

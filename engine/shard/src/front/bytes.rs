@@ -24,6 +24,9 @@ impl Front {
         if !matches!(connection.phase, Phase::Greeting) {
             connection.heard_s = now_s;
         }
+        if self.is_still() {
+            return self.keep_for_later(id.index, bytes);
+        }
         self.unwrap(id.index, bytes, owner, mail);
         // While nobody owns the connection its receive is single-shot, so that it can be handed over.
         let greeting = self.get(id).is_some_and(|connection| {

@@ -20,7 +20,7 @@ use crate::owner::Owner;
 use crate::router::{identity_slot, site_slot};
 
 /// Visitors one gateway connection binds at most. Full: BIND is refused with BUSY.
-const CHANNELS_MAX: usize = 65_536;
+pub const CHANNELS_MAX: usize = 65_536;
 
 impl Front {
     pub(super) fn on_later_frame(

@@ -140,6 +140,8 @@ pub struct Connection {
 pub struct Stopped {
     /// Bytes that had arrived and were not decoded: at most what the kernel had taken before the stop took effect.
     pub unread: Vec<u8>,
+    /// Bytes of a send that was taken back: they go out before anything else. Only while the shard stands still.
+    pub unsent: Vec<u8>,
     /// It took one of the last places of a lane and waits for that lane.
     pub behind_lane: bool,
 }

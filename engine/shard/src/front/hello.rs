@@ -107,6 +107,9 @@ impl Front {
         if self.draining_since_s.is_some() {
             return self.goodbye(id.index, Code::ShuttingDown);
         }
+        if self.is_still() && self.at(id.index).tls.is_some() {
+            return self.send_off(id.index);
+        }
         if self.is_revoked(&state.principal) {
             return self.goodbye(id.index, Code::TicketRevoked);
         }
@@ -114,7 +117,7 @@ impl Front {
     }
 
     /// Serves a connection from here on: WELCOME, presence, cursors, then what it sent after its HELLO.
-    fn serve(&mut self, index: u32, state: HandOver, owner: &mut Owner, mail: &mut Mail<'_>) {
+    pub(super) fn serve(&mut self, index: u32, state: HandOver, owner: &mut Owner, mail: &mut Mail<'_>) {
         let HandOver { principal, device, tag, cursors, frames, mut unread, .. } = state;
         let agent = match principal.identity {
             Identity::Agent { agent, .. } => agent.0,
@@ -133,7 +136,12 @@ impl Front {
         let ready = Ready { sessions, site, issued_s };
         let connection = self.at(index);
         connection.phase = Phase::Ready(ready);
-        mail.output(Output::Receive { conn: connection.id, once: false });
+        let conn = connection.id;
+        if self.is_still() {
+            self.keep_for_later(index, &std::mem::take(&mut unread));
+        } else {
+            mail.output(Output::Receive { conn, once: false });
+        }
         self.welcome(index, 0, tag, owner);
         if agent != 0 {
             let slot = site_slot(&principal.site_name);

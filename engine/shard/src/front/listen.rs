@@ -26,7 +26,7 @@ const REJECT: u8 = 0x8A;
 const QUEUE: u8 = 0x8D;
 
 /// Conversations one session listens to at most. Full: the oldest one is let go.
-const LISTENS_MAX: usize = 4096;
+pub const LISTENS_MAX: usize = 4096;
 
 impl Front {
     /// A message of an owner for one of the sessions here.
@@ -93,8 +93,9 @@ impl Front {
         owner: &mut Owner,
         mail: &mut Mail<'_>,
     ) {
+        let still = self.is_still();
         let connection = self.at(index);
-        let wait = connection.asking >= ASKING_MAX;
+        let wait = connection.asking >= ASKING_MAX || still;
         if wait {
             connection.paused += 1;
         } else {
@@ -178,7 +179,7 @@ impl Front {
             self.put(to, frames);
         }
         // More to read: at once if the client keeps up, otherwise when it has drained.
-        if !live && (frames.is_empty() || self.is_slow(to)) {
+        if !live && (frames.is_empty() || self.is_slow(to) || self.is_still()) {
             self.pause(to, conversation);
         } else if !live {
             self.ask_items((to.index, to.channel), conversation, upto, false, owner, mail);
@@ -238,6 +239,9 @@ impl Front {
 
     /// The client has drained: its paused subscriptions read on from the log, as many at a time as may.
     pub(super) fn resume_paused(&mut self, index: u32, owner: &mut Owner, mail: &mut Mail<'_>) {
+        if self.is_still() {
+            return;
+        }
         let connection = self.at(index);
         let turns = ASKING_MAX.saturating_sub(connection.asking) as usize;
         let Some(ready) = connection.ready_mut() else { return };

@@ -7,6 +7,7 @@
 
 mod address;
 mod admit;
+mod adopt;
 mod backpressure;
 mod bytes;
 mod commands;
@@ -15,6 +16,7 @@ mod entries;
 mod hello;
 mod listen;
 mod session;
+mod still;
 mod sweep;
 mod wheel;
 
@@ -35,9 +37,12 @@ use crate::settings::Settings;
 
 use address::Addresses;
 use admit::OuterCounts;
+pub use commands::CHANNELS_MAX;
 use connection::{Connection, Phase};
 use entries::Entries;
+pub use listen::LISTENS_MAX;
 use session::{Sites, caller};
+use still::Still;
 use wheel::Wheel;
 
 /// Lane places that client requests leave free for answers and notes.
@@ -95,6 +100,8 @@ pub struct Front {
     wall_ms: u64,
     draining_since_s: Option<u32>,
     drained: bool,
+    /// Set while the shard stands still for an upgrade.
+    still: Option<Still>,
     revoked: BTreeMap<(u32, u32, String), u64>,
 }
 
@@ -127,6 +134,7 @@ impl Front {
             wall_ms: 0,
             draining_since_s: None,
             drained: false,
+            still: None,
             revoked: BTreeMap::new(),
         }
     }
@@ -237,7 +245,7 @@ impl Front {
         }
         let resume = connection.may_resume(cap);
         self.touch(id.index);
-        if resume {
+        if resume && !self.is_still() {
             self.resume_paused(id.index, owner, mail);
         }
     }
@@ -268,7 +276,9 @@ impl Front {
                 self.go_on_if_room(index, owner, mail);
             }
             let Some(connection) = self.connections.get_mut(index) else { continue };
-            let (busy, closing) = (connection.sending_bytes > 0, connection.closing);
+            // What was taken back goes first, and nothing follows it while the shard stands still.
+            let behind = connection.stopped.as_ref().is_some_and(|stopped| !stopped.unsent.is_empty());
+            let (busy, closing) = (connection.sending_bytes > 0 || behind, connection.closing);
             if closing {
                 self.set_deadline(index);
             }

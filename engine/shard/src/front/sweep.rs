@@ -18,6 +18,9 @@ impl Front {
     /// Looks at the connections whose time has come: closes who was silent for two heartbeats, who never said HELLO,
     /// and who does not take its goodbye.
     pub fn sweep(&mut self, owner: &mut Owner, mail: &mut Mail<'_>) {
+        if self.is_still() {
+            return;
+        }
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.fire(u64::from(self.now_s), &mut fired);
         for index in fired.drain(..) {
@@ -77,6 +80,9 @@ impl Front {
 
     /// When the next look is due, monotonic nanoseconds; `None` without connections.
     pub fn next_deadline_ns(&self) -> Option<u64> {
+        if self.is_still() {
+            return None;
+        }
         let drain =
             self.draining_since_s.filter(|_| !self.drained).map(|since| u64::from(since + CLOSING_S + 1));
         let wheel = [self.wheel.next_s(), drain].into_iter().flatten().min().map(|at_s| at_s * 1_000_000_000);
@@ -134,7 +140,14 @@ impl Front {
         }
         let Some(ready) = self.at(index).ready_mut() else { return };
         let gateway = ready.sessions.is_gateway();
-        if !gateway && u64::from(ready.issued_s) >= before_s {
+        // An adopted gateway says there when it stood still: what was revoked before that has been done, and repeated at
+        // start only for those who come with a ticket.
+        let later = if gateway {
+            before_s < u64::from(ready.issued_s)
+        } else {
+            u64::from(ready.issued_s) >= before_s
+        };
+        if later {
             return;
         }
         let hit: Vec<u32> = ready

@@ -98,6 +98,8 @@ pub struct Owner {
     /// Attempts to prepare log space that failed, and whether the last one did: as told to the driver.
     space_told: (u64, bool),
     released: VecDeque<(Lsn, ringdesk_persist::RecordRef)>,
+    /// Nothing is begun that nobody asked for: no ticks, no views of queues.
+    still: bool,
 }
 
 impl Owner {
@@ -125,6 +127,7 @@ impl Owner {
             unbooted: VecDeque::new(),
             space_told: (0, false),
             released: VecDeque::new(),
+            still: false,
         }
     }
 
@@ -132,6 +135,18 @@ impl Owner {
     pub fn begin(&mut self, now: crate::io::Now) {
         self.mono_ns = now.mono_ns;
         self.clock.turn(now.wall_ms);
+    }
+
+    /// Begins nothing by itself from now on, or does again.
+    pub fn stand_still(&mut self, still: bool) {
+        self.still = still;
+    }
+
+    /// Whether all that was begun is durable, let out, and vouched for in the log. Notes that find no room do not
+    /// count: unconfirmed, they are told again at the next start.
+    pub fn is_settled(&self) -> bool {
+        let waits = self.gate.len() > 0 || self.reads.jobs() > 0 || !self.unbooted.is_empty();
+        !waits && !self.is_ready() && self.appender.is_settled()
     }
 
     /// The slot table.
@@ -177,11 +192,18 @@ impl Owner {
     /// The rest of a turn after all inputs: ticks, what the gate lets out, and new disk work.
     pub fn finish(&mut self, mail: &mut Mail<'_>) {
         self.boot_slots();
-        self.ticks();
+        if !self.still {
+            self.ticks();
+        }
         self.work_inbox();
         self.release(mail);
-        self.show_queues(mail);
-        self.appender.poll(self.mono_ns, self.clock.now().millis(), &mut self.ops);
+        if !self.still {
+            self.show_queues(mail);
+        }
+        // Standing still, nothing is prepared for what is not to come.
+        if !(self.still && self.is_settled()) {
+            self.appender.poll(self.mono_ns, self.clock.now().millis(), &mut self.ops);
+        }
         self.tell_space(mail);
         for op in self.ops.drain(..) {
             mail.output(Output::Disk(op));
@@ -201,12 +223,14 @@ impl Owner {
         let tick = self
             .desk
             .next_deadline()
-            .filter(|_| self.staging_has_room(0))
+            .filter(|_| !self.still && self.staging_has_room(0))
             .map(|(at, _)| self.mono_ns + at.millis().saturating_sub(now) * 1_000_000);
-        let views = self.floor.next_deadline_ns().filter(|_| self.load_eighths() < load::SHED_TYPING);
+        let shown = !self.still && self.load_eighths() < load::SHED_TYPING;
+        let views = self.floor.next_deadline_ns().filter(|_| shown);
         let floor = views.map(|at| at.max(self.mono_ns));
         let ready = self.is_ready().then_some(self.mono_ns);
-        [tick, floor, ready, self.appender.next_deadline_ns()].into_iter().flatten().min()
+        let log = self.appender.next_deadline_ns().filter(|_| !(self.still && self.is_settled()));
+        [tick, floor, ready, log].into_iter().flatten().min()
     }
 
     /// Fills the owner's part of a report.

@@ -13,14 +13,16 @@ pub const ACCEPT_PAUSE_NS: u64 = 50_000_000;
 pub(super) struct Listener {
     kind: ListenerKind,
     /// Counts the arms, so that completions of an earlier arm are told apart.
-    arms: u32,
+    pub(super) arms: u32,
+    /// Whether the last arm has completions to come.
+    pub(super) armed: bool,
     /// While paused: when to arm again.
     pub(super) resume_ns: Option<u64>,
 }
 
 impl Listener {
     pub(super) fn new(kind: ListenerKind) -> Self {
-        Self { kind, arms: 0, resume_ns: None }
+        Self { kind, arms: 0, armed: false, resume_ns: None }
     }
 }
 
@@ -29,6 +31,7 @@ impl Table {
         let listener = &mut self.listeners[index];
         listener.arms = listener.arms.wrapping_add(1);
         listener.resume_ns = None;
+        listener.armed = true;
         let number = u16::try_from(index).expect("fewer than 65536 listeners");
         self.ops.push((user(ACCEPT, listener.arms, index as u32), Op::AcceptMulti { listener: number }));
     }
@@ -48,14 +51,21 @@ impl Table {
             self.counts.accepted += 1;
             effects.inputs.push(Input::Accepted { conn, listener, peer: None });
         } else {
-            self.counts.accept_errors += 1;
+            self.counts.accept_errors += u64::from(completion.result != -errno::ECANCELED);
         }
         if completion.more {
             return;
         }
+        self.listeners[index].armed = false;
+        if self.still {
+            return;
+        }
         match -completion.result {
-            // Ended without an error (a full completion queue ends a multishot), or one connection was lost.
-            ..=0 | errno::ECONNABORTED | errno::EINTR | errno::EAGAIN => self.arm_accept(index),
+            // Ended without an error (a full completion queue ends a multishot), one connection was lost, or it was
+            // cancelled by a stand-still that is over.
+            ..=0 | errno::ECONNABORTED | errno::EINTR | errno::EAGAIN | errno::ECANCELED => {
+                self.arm_accept(index);
+            }
             // ENFILE, EMFILE, ENOMEM, ENOBUFS: the cause outlives the next attempt. So does anything unknown.
             _ => self.listeners[index].resume_ns = Some(now_ns + ACCEPT_PAUSE_NS),
         }

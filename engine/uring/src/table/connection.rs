@@ -12,11 +12,29 @@ pub(super) enum Receive {
     Idle,
     Once,
     Multi,
-    /// A multishot that was cancelled; its last completion has not come.
+    /// Cancelled; its last completion has not come.
     Stopping {
-        /// The shard wants to go on: armed again after the last completion.
-        again: bool,
+        /// What the shard wants armed after the last completion.
+        again: Again,
     },
+}
+
+/// What comes after a receive that was cancelled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Again {
+    No,
+    Once,
+    Multi,
+}
+
+impl Again {
+    fn receive(self) -> Option<Receive> {
+        match self {
+            Self::No => None,
+            Self::Once => Some(Receive::Once),
+            Self::Multi => Some(Receive::Multi),
+        }
+    }
 }
 
 /// Where a connection is in its life.
@@ -120,8 +138,8 @@ impl Table {
             return;
         }
         if let Receive::Stopping { again } = &mut connection.receive {
-            assert!(!*again && !once, "{conn:?}: receive armed twice");
-            *again = true;
+            assert!(*again == Again::No, "{conn:?}: receive armed twice");
+            *again = if once { Again::Once } else { Again::Multi };
             return;
         }
         assert!(connection.receive == Receive::Idle, "{conn:?}: receive armed twice");
@@ -136,9 +154,11 @@ impl Table {
         }
         match &mut connection.receive {
             // Taken back before it took effect.
-            Receive::Stopping { again: again @ true } => *again = false,
-            receive @ Receive::Multi => {
-                *receive = Receive::Stopping { again: false };
+            Receive::Stopping { again: again @ (Again::Once | Again::Multi) } => *again = Again::No,
+            // A single-shot that completed in this turn.
+            Receive::Idle => {}
+            receive @ (Receive::Multi | Receive::Once) => {
+                *receive = Receive::Stopping { again: Again::No };
                 let target = user(RECEIVE, conn.generation, conn.index);
                 self.ops.push((user(CANCEL, conn.generation, conn.index), Op::Cancel { target }));
             }
@@ -163,6 +183,10 @@ impl Table {
         }
         assert!(connection.send.is_none(), "{conn:?}: second send while one is out");
         let len = u32::try_from(buffer.len()).expect("a send below 4 GiB");
+        if self.late {
+            self.taken_back.push((conn, buffer));
+            return;
+        }
         #[cfg(feature = "planted")]
         self.buffers.scribble(&buffer);
         let id = self.buffers.insert_bytes(buffer);
@@ -246,9 +270,9 @@ impl Table {
         }
         // What is armed again after the last completion of a receive that went well, or went wrong for a moment.
         let next = match mode {
-            Receive::Stopping { again: false } | Receive::Idle => None,
-            Receive::Multi | Receive::Stopping { again: true } => Some(Receive::Multi),
-            Receive::Once => Some(Receive::Once),
+            Receive::Idle => None,
+            Receive::Stopping { again } => again.receive(),
+            armed @ (Receive::Multi | Receive::Once) => Some(armed),
         };
         match completion.result {
             1.. => {
@@ -286,9 +310,12 @@ impl Table {
             self.finish_close(entry);
             return;
         }
-        let again = matches!(-completion.result, errno::EINTR | errno::EAGAIN);
+        // Nothing cancels a send that is listened to but a stand-still, which may be over by now.
+        let again = errno::PASSING.contains(&-completion.result);
         if completion.result > 0 && done == bytes.len() {
             effects.inputs.push(Input::Sent { conn, buffer: bytes });
+        } else if self.late && (completion.result > 0 || again) {
+            effects.inputs.push(Input::Unsent { conn, buffer: bytes, from: done as u32 });
         } else if completion.result > 0 || again {
             self.counts.short_sends += 1;
             let left = (bytes.len() - done) as u32;
