@@ -12,12 +12,15 @@ use ringdesk_desk::Limits as DeskLimits;
 use ringdesk_persist::{Extent, Geometry, LogId, LogReport, Record, RecordRef, ScanPlan, Tail, scan_log};
 use ringdesk_protocol::Role;
 use ringdesk_ring::mesh;
+use ringdesk_shard::carry::Carried;
 use ringdesk_shard::io::{ListenerKind, Now};
 use ringdesk_shard::router::Router;
 use ringdesk_shard::settings::Settings;
 use ringdesk_shard::ticket::{Claims, ISSUER, issue};
 use ringdesk_shard::{OwnerConfig, Replay, Shard};
+use ringdesk_uring::mailbox::Letter;
 use ringdesk_uring::reactor::{Limits, Reactor};
+use ringdesk_uring::still::{Quiet, Stood};
 
 use crate::kernel::{Env, SimKernel};
 use crate::net::earliest;
@@ -57,9 +60,22 @@ struct Runner {
     stalled_until: u64,
 }
 
+/// What a shard said in answer to a letter about an upgrade.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// It has nothing left to do.
+    Quiet(u16, Quiet),
+    /// Its connections.
+    Stood(u16, Box<Stood>),
+    /// It has let go of them.
+    Drained(u16),
+}
+
 /// All shards of one run of the process.
 pub struct Cluster {
     runners: Vec<Runner>,
+    /// What shards said since it was last asked.
+    pub told: Vec<Told>,
 }
 
 /// One scanned log: its report, and its records with their payloads.
@@ -87,7 +103,23 @@ impl Cluster {
             let reactor = Reactor::new(kernel, shard, port, &listeners, Limits::default());
             Runner { reactor, state: Wakefulness::Awake(now.mono_ns), stalled_until: 0 }
         });
-        Self { runners: runners.collect() }
+        Self { runners: runners.collect(), told: Vec::new() }
+    }
+
+    /// Posts a letter to every shard, and wakes it.
+    pub fn post(&mut self, letter: &Letter, now: u64) {
+        for runner in &mut self.runners {
+            runner.reactor.mailbox().post(letter.clone()).expect("a mailbox with room");
+            if let Wakefulness::Asleep(_) = runner.state {
+                runner.reactor.rouse();
+            }
+            runner.state = Wakefulness::Awake(now);
+        }
+    }
+
+    /// Begins with a connection that another process had. Before the first turn.
+    pub fn adopt(&mut self, shard: u16, entry: u32, carried: Carried) {
+        self.runners[usize::from(shard)].reactor.adopt(entry, carried);
     }
 
     /// Number of shards.
@@ -134,6 +166,10 @@ impl Cluster {
         if let Some(sentence) = outcome.fatal {
             return Ran::Fatal(sentence);
         }
+        let from = shard as u16;
+        self.told.extend(outcome.quiet.map(|quiet| Told::Quiet(from, quiet)));
+        self.told.extend(outcome.stood.map(|stood| Told::Stood(from, stood)));
+        self.told.extend(outcome.drained.then_some(Told::Drained(from)));
         runner.state = match outcome.busy {
             true => Wakefulness::Awake(now + rng.range(1, 5) * US),
             false => match runner.reactor.doze(time(now)) {

@@ -17,6 +17,8 @@ use crate::net::{LinkId, Read, SimNet, earliest};
 use crate::plan::{ENTRIES, Faults, Sizes};
 use crate::rng::{Rng, RunHash};
 
+mod pass;
+
 const EINTR: i32 = 4;
 const EIO: i32 = 5;
 const EAGAIN: i32 = 11;

@@ -25,6 +25,10 @@
 //! **Shards.** Each runs the real reactor, operation table, lanes and shard. A shard may pause. Process or machine may
 //! stop at any point and come back with another number of shards.
 //!
+//! **Upgrades.** All shards stand still, their connections are written down, and a process with another number of shards
+//! takes them over, booted from what the disk has durably. It may be called off at any point, and process or machine may
+//! stop at any point of it.
+//!
 //! **Not modelled.** Memory exhaustion, Byzantine clients (the protocol's own tests), rotten bits, clocks that run
 //! backwards.
 //!
@@ -37,7 +41,7 @@
 //! and every disk write.
 //!
 //! Order of reading: [`plan`], [`disk`], [`net`], [`kernel`] (the environment), [`oracle`], [`client`] (the clients),
-//! [`cluster`] (the engine), [`world`] (time), [`run`] (a seed).
+//! [`cluster`] (the engine), [`world`] (time), [`upgrade`] (two processes), [`run`] (a seed).
 
 pub mod client;
 pub mod cluster;
@@ -48,6 +52,7 @@ pub mod oracle;
 pub mod plan;
 pub mod rng;
 pub mod run;
+pub mod upgrade;
 pub mod world;
 
 pub use run::{Outcome, run_plan, run_seed};

@@ -90,6 +90,8 @@ struct Link {
     held: u32,
     accepted: bool,
     client_closed: bool,
+    /// It ends for a reason outside the engine.
+    excused: bool,
     /// Bytes the engine may have in flight towards the client.
     down_cap: usize,
 }
@@ -124,6 +126,7 @@ impl SimNet {
             held: 0,
             accepted: false,
             client_closed: false,
+            excused: false,
             down_cap,
         };
         self.links.insert(link, state);
@@ -207,6 +210,7 @@ impl SimNet {
     pub fn cut(&mut self, link: LinkId, at: u64) {
         if let Some(state) = self.links.get_mut(&link) {
             state.reset_at = Some(state.reset_at.map_or(at, |old| old.min(at)));
+            state.excused = true;
         }
     }
 
@@ -288,10 +292,21 @@ impl SimNet {
         self.knocks.clear();
         for state in self.links.values_mut() {
             state.held = 0;
+            state.excused = true;
             let at = now + rng.below(spread.max(1));
             state.reset_at = Some(state.reset_at.map_or(at, |old| old.min(at)));
         }
         self.links.retain(|_, state| !state.client_closed);
+    }
+
+    /// The listeners have as many shards from now on: who knocked at one that is no more knocks at another.
+    pub fn reshard(&mut self, shards: u16) {
+        self.knocks.iter_mut().for_each(|knock| knock.shard %= shards);
+    }
+
+    /// Whether the end of this connection has a reason outside the engine: the network, the client, a crash.
+    pub fn is_excused(&self, link: LinkId) -> bool {
+        self.links.get(&link).is_none_or(|state| state.excused)
     }
 
     /// Forgets a connection that neither side holds.

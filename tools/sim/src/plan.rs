@@ -132,6 +132,29 @@ pub struct Stop {
     pub down_ns: u64,
 }
 
+/// How a planned upgrade ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UpgradeEnd {
+    /// Another process takes over this long after all stand still.
+    After(u64),
+    /// It is called off so long after it began, whatever has been reached by then, unless the other process has
+    /// everything already.
+    CalledOff(u64),
+}
+
+/// One planned upgrade in place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Upgrade {
+    /// When.
+    pub trigger: Trigger,
+    /// How long a slow client may take what it is being sent.
+    pub patience_ns: u64,
+    /// Shards of the process that takes over.
+    pub shards: u16,
+    /// How it ends.
+    pub end: UpgradeEnd,
+}
+
 /// Entries of each descriptor table: room for every client of the largest cast on one shard.
 pub const ENTRIES: u32 = 64;
 
@@ -198,6 +221,8 @@ pub struct Plan {
     pub faults: Faults,
     /// Stops of the first phase, in order.
     pub stops: Vec<Stop>,
+    /// Upgrades of the first phase, in order.
+    pub upgrades: Vec<Upgrade>,
     /// Sizes.
     pub sizes: Sizes,
     /// Workload.
@@ -220,7 +245,31 @@ impl Plan {
         if rng.one_in(6) {
             faults.full_from_ns = rng.below(safety_ns);
         }
-        Self { shards, faults, stops, sizes: Sizes::draw(rng), cast: Cast::draw(rng), safety_ns }
+        let (sizes, cast) = (Sizes::draw(rng), Cast::draw(rng));
+        // Drawn beside the rest, so that a seed without upgrades is what it was before there were any.
+        let mut own = rng.clone();
+        let count = if own.one_in(3) { own.range(1, 3) } else { 0 };
+        let upgrades = (0..count).map(|_| Upgrade::draw(&mut own, safety_ns, shards)).collect();
+        Self { shards, faults, stops, upgrades, sizes, cast, safety_ns }
+    }
+}
+
+impl Upgrade {
+    fn draw(rng: &mut Rng, safety_ns: u64, shards: u16) -> Self {
+        let trigger = match rng.below(3) {
+            0 => Trigger::At(rng.below(safety_ns)),
+            1 => Trigger::Write(rng.range(1, 60)),
+            _ => Trigger::Seen(rng.range(1, 80)),
+        };
+        Self {
+            trigger,
+            patience_ns: if rng.one_in(4) { 0 } else { rng.below(60 * MS) },
+            shards: if rng.one_in(2) { shards } else { rng.range(1, 4) as u16 },
+            end: match rng.below(3) {
+                0 => UpgradeEnd::CalledOff(rng.below(60 * MS)),
+                _ => UpgradeEnd::After(rng.below(50 * MS)),
+            },
+        }
     }
 }
 

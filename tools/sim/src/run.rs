@@ -9,6 +9,7 @@ use crate::cluster::{Cluster, ticket};
 use crate::kernel::Bites;
 use crate::plan::{MS, Plan, S};
 use crate::rng::Rng;
+use crate::upgrade::Upgraded;
 use crate::world::World;
 
 /// Virtual time in which a healed world must have finished everything it owes: two heartbeats of the slowest
@@ -38,6 +39,8 @@ pub struct Outcome {
     pub busy: u64,
     /// Turns that ended with a message waiting for a place in a lane.
     pub lanes_full: u64,
+    /// Upgrades begun, and what became of them.
+    pub upgraded: Upgraded,
     /// Faults carried out.
     pub bites: Bites,
 }
@@ -85,6 +88,7 @@ fn outcome(world: &World) -> Outcome {
         facts: world.oracle.facts,
         busy: world.busy,
         lanes_full: world.lanes_full + world.cluster.as_ref().map_or(0, Cluster::lanes_full),
+        upgraded: world.upgraded,
         bites: env.bites,
     }
 }

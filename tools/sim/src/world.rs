@@ -4,6 +4,7 @@
 //! shard or one endpoint at a time, so shards and clients interleave in every order; nothing runs in parallel.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use ringdesk_protocol::Role;
@@ -14,10 +15,12 @@ use crate::client::endpoint::{Endpoint, Wish};
 use crate::cluster::{Cluster, Ran};
 use crate::disk::Crash;
 use crate::kernel::Env;
+use crate::net::LinkId;
 use crate::net::{Read, earliest};
 use crate::oracle::Oracle;
-use crate::plan::{ENTRIES, Faults, MS, Plan, Stop, Trigger, US};
+use crate::plan::{ENTRIES, Faults, MS, Plan, Stop, Trigger, US, Upgrade};
 use crate::rng::Rng;
+use crate::upgrade::{Running, Upgraded};
 
 /// Steps of a run: one turn of a shard or one act of an endpoint each. More means that something spins.
 pub const STEPS_MAX: u64 = 4_000_000;
@@ -29,6 +32,7 @@ enum Actor {
     Endpoint(usize),
     Stop,
     Boot,
+    Upgrade,
 }
 
 /// Everything in one run.
@@ -61,12 +65,20 @@ pub struct World {
     pub lanes_full: u64,
     /// Print what happens.
     pub trace: bool,
-    boots: u32,
+    /// Upgrades begun, and what became of them.
+    pub upgraded: Upgraded,
+    pub(crate) boots: u32,
     boot_at: u64,
-    shards: u16,
+    pub(crate) shards: u16,
+    /// The upgrade under way.
+    pub(crate) running: Option<Running>,
+    /// Those to come, the next one last.
+    pub(crate) upgrades: Vec<Upgrade>,
+    /// Connections that have been another process's.
+    pub(crate) carried: BTreeSet<LinkId>,
     stops: Vec<Stop>,
     stop_at: Option<u64>,
-    seen: u64,
+    pub(crate) seen: u64,
     due: Vec<Actor>,
 }
 
@@ -76,6 +88,8 @@ impl World {
         let env = Env::new(rng.fork(), plan.faults.clone(), &plan.sizes);
         let mut stops = plan.stops.clone();
         stops.reverse();
+        let mut upgrades = plan.upgrades.clone();
+        upgrades.reverse();
         Self {
             shards: plan.shards,
             env: Rc::new(RefCell::new(env)),
@@ -91,8 +105,12 @@ impl World {
             busy: 0,
             lanes_full: 0,
             trace,
+            upgraded: Upgraded::default(),
             boots: 0,
             boot_at: 0,
+            running: None,
+            upgrades,
+            carried: BTreeSet::new(),
             stops,
             stop_at: None,
             seen: 0,
@@ -137,6 +155,7 @@ impl World {
         self.trace(|| "-- healed".into());
         self.healed = true;
         self.stops.clear();
+        self.upgrades.clear();
         self.stop_at = None;
         let mut env = self.env.borrow_mut();
         env.faults = Faults::none();
@@ -149,7 +168,7 @@ impl World {
         }
     }
 
-    fn trace(&self, line: impl FnOnce() -> String) {
+    pub(crate) fn trace(&self, line: impl FnOnce() -> String) {
         if self.trace {
             println!("{:>12} {}", self.now() / 1_000, line());
         }
@@ -177,6 +196,7 @@ impl World {
                     offer(cluster.due(shard, &self.env.borrow()), Actor::Shard(shard));
                 }
                 offer(self.stop_at.unwrap_or(u64::MAX), Actor::Stop);
+                offer(self.upgrade_due(), Actor::Upgrade);
             }
             None => offer(self.boot_at, Actor::Boot),
         }
@@ -202,20 +222,24 @@ impl World {
                 self.crash(stop.crash, stop.shards, stop.down_ns);
             }
             Actor::Boot => self.boot(),
+            Actor::Upgrade => self.go_upgrade(),
         }
         self.arm_stop();
     }
 
-    fn arm_stop(&mut self) {
-        let (Some(stop), None, Some(_)) = (self.stops.last(), self.stop_at, &self.cluster) else { return };
-        let now = self.now();
-        let reached = match stop.trigger {
-            Trigger::At(at) => now >= at,
+    /// Whether what a plan waits for has come.
+    pub(crate) fn reached(&self, trigger: Trigger) -> bool {
+        match trigger {
+            Trigger::At(at) => self.now() >= at,
             Trigger::Seen(seen) => self.seen >= seen,
             Trigger::Write(writes) => self.env.borrow().writes_begun >= writes,
-        };
-        if reached {
-            self.stop_at = Some(now + stop.after_ns);
+        }
+    }
+
+    fn arm_stop(&mut self) {
+        let (Some(stop), None, Some(_)) = (self.stops.last(), self.stop_at, &self.cluster) else { return };
+        if self.reached(stop.trigger) {
+            self.stop_at = Some(self.now() + stop.after_ns);
         }
     }
 
@@ -231,6 +255,7 @@ impl World {
     fn crash(&mut self, crash: Crash, shards: u16, down_ns: u64) {
         self.trace(|| format!("-- {crash:?}"));
         self.crashes += 1;
+        self.running = None;
         self.env.borrow_mut().crash(crash);
         self.lanes_full += self.cluster.take().map_or(0, |cluster| cluster.lanes_full());
         self.shards = shards;
@@ -242,7 +267,7 @@ impl World {
         let now = self.now();
         let cluster = self.cluster.as_mut().expect("a shard that is due runs");
         match cluster.run(shard, now, &mut self.rng, &self.env) {
-            Ran::On => {}
+            Ran::On => self.hear_shards(),
             Ran::Fatal(sentence) => {
                 self.trace(|| format!("-- shard {shard} stops: {sentence}"));
                 let env = self.env.borrow();
@@ -321,6 +346,11 @@ impl World {
                     }
                 }
                 Read::End | Read::Reset => {
+                    let broken = self.carried.contains(&link) && !self.env.borrow().net.is_excused(link);
+                    assert!(
+                        !broken,
+                        "upgrade: endpoint {index} lost a connection that was carried: {read:?}"
+                    );
                     self.env.borrow_mut().net.client_close(link, now);
                     self.lose(index);
                     return false;

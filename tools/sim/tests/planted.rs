@@ -4,7 +4,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 use ringdesk_shard::planted::{Bug, plant};
-use ringdesk_sim::plan::{Plan, Stop, Trigger, US};
+use ringdesk_sim::plan::{Plan, Stop, Trigger, US, Upgrade, UpgradeEnd};
 use ringdesk_sim::{disk::Crash, run_plan};
 
 /// Seeds in which a bug must show.
@@ -160,4 +160,35 @@ fn bytes_forgotten_while_a_connection_is_not_read_are_found() {
 #[test]
 fn a_connection_that_is_never_read_again_is_found() {
     must_find(Bug::NeverGoOn, narrow_and_patient, &["liveness"]);
+}
+
+/// One upgrade after the other, and clients that do not read; nothing else goes wrong.
+fn upgrades(plan: &mut Plan) {
+    plan.stops.clear();
+    (plan.faults.eio_ppm, plan.faults.full_from_ns) = (0, u64::MAX);
+    (plan.cast.slow_reader_ppm, plan.cast.drop_ppm) = (300_000, 0);
+    plan.cast.messages = 40;
+    plan.upgrades = [40, 120, 200]
+        .map(|seen| Upgrade {
+            trigger: Trigger::Seen(seen),
+            patience_ns: 2_000 * US,
+            shards: plan.shards,
+            end: UpgradeEnd::After(0),
+        })
+        .to_vec();
+}
+
+#[test]
+fn what_a_slow_client_was_not_sent_and_an_upgrade_drops_is_found() {
+    must_find(Bug::DropUnsent, upgrades, &["the engine sent bytes", "C", "liveness", "tag", "channel"]);
+}
+
+#[test]
+fn cursors_carried_too_low_are_found() {
+    must_find(Bug::CarryCursorLow, upgrades, &["again"]);
+}
+
+#[test]
+fn agents_that_an_upgrade_forgets_are_found() {
+    must_find(Bug::AdoptUnlinked, upgrades, &["C7", "liveness"]);
 }

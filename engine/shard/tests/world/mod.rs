@@ -8,7 +8,9 @@ use std::sync::Arc;
 use ringdesk_desk::Limits;
 use ringdesk_persist::{DiskDone, DiskOp, Geometry, LogId, Pages, ScanPlan, Tail, scan_log};
 use ringdesk_protocol::{Availability, ClientMessage, Content, Cursor, Role, ServerMessage};
-use ringdesk_shard::io::{ConnId, Control, Input, Inputs, ListenerKind, Now, Output, Outputs};
+use ringdesk_shard::io::{
+    ConnId, Control, Input, Inputs, ListenerKind, Now, Output, Outputs, StoodConnections,
+};
 use ringdesk_shard::message::ShardMessage;
 use ringdesk_shard::report::ShardReport;
 use ringdesk_shard::router::Router;
@@ -42,6 +44,8 @@ pub struct World {
     pub paused: Vec<(u16, u32)>,
     pub next_index: u32,
     pub handed_over: usize,
+    /// What shards wrote down.
+    pub stood: Vec<(u16, StoodConnections)>,
 }
 
 pub fn settings() -> Arc<Settings> {
@@ -120,6 +124,7 @@ impl World {
             paused: Vec::new(),
             next_index: 0,
             handed_over: 0,
+            stood: Vec::new(),
         }
     }
 
@@ -227,6 +232,7 @@ impl World {
             Output::Send { conn, buffer } if self.hold_sends => self.held_sends.push((shard, conn, buffer)),
             Output::Report(report) => self.reported = *report,
             Output::Drained | Output::Space(_) => {}
+            Output::Stood(stood) => self.stood.push((shard, *stood)),
             Output::Send { conn, buffer } => {
                 self.received.entry((shard, conn.index)).or_default().extend_from_slice(&buffer);
                 self.inputs[usize::from(shard)].events.push(Input::Sent { conn, buffer });
