@@ -14,10 +14,14 @@ use crate::report::{DamageKind, LogReport};
 use crate::scan::{File, Opened, ScanError, ScanPlan, SegmentScan};
 use crate::sector::{self, Role, SECTOR_BYTES, Sector};
 use crate::segment::SegmentHead;
-use crate::{Extent, Position, Record};
+use crate::{Extent, Generations, Position, Record};
 
-/// Bytes read at once: several times the largest batch, so that a batch is never longer than what was read.
-pub const FOLLOW_BYTES: usize = 32 << 20;
+/// Most bytes read at once: twice the largest batch there may be, so that in the end a batch is never longer than what was
+/// read.
+const FOLLOW_BYTES: usize = 32 << 20;
+
+/// Bytes read at first: where nothing is new, no more is read.
+const FIRST_BYTES: usize = 256 << 10;
 
 /// Sectors of a file's beginning in which its first batch starts: the header takes one aligned block, of 4096 bytes at
 /// most.
@@ -72,6 +76,15 @@ impl From<ScanError> for FollowError {
     }
 }
 
+/// What an advance came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// Bytes taken.
+    pub bytes: u64,
+    /// A segment is finished and the next one is there.
+    pub more: bool,
+}
+
 /// A log that is followed.
 pub struct Follower {
     scan: SegmentScan,
@@ -101,7 +114,13 @@ impl Follower {
         self.scan.end()
     }
 
-    /// Takes what is whole by now and was not taken before. Gives the number of bytes.
+    /// Generations of the segments seen so far.
+    #[must_use]
+    pub fn generations(&self) -> &Generations {
+        self.scan.generations()
+    }
+
+    /// Takes what is whole by now and was not taken before, of one segment.
     ///
     /// # Errors
     /// See [`FollowError`]. Damage is none: see [`Self::is_damaged`].
@@ -109,8 +128,7 @@ impl Follower {
         &mut self,
         source: &mut dyn Source,
         visit: &mut dyn FnMut(Record<'_>),
-    ) -> Result<u64, FollowError> {
-        let mut taken = 0;
+    ) -> Result<Progress, FollowError> {
         let numbers = source.segments().map_err(|errno| FollowError::Unreadable(None, errno))?;
         for (index, &segment) in numbers.iter().enumerate() {
             let open = self.at.is_some_and(|(opened, _)| opened.segment == segment);
@@ -122,16 +140,14 @@ impl Follower {
             for later in &numbers[index + 1..] {
                 last &= !self.holds_batch(source, *later)?;
             }
-            taken += if last {
+            let bytes = if last {
                 self.take_whole(source, segment, visit)?
             } else {
                 self.take_all(source, segment, visit)?
             };
-            if last {
-                break;
-            }
+            return Ok(Progress { bytes, more: !last });
         }
-        Ok(taken)
+        Ok(Progress { bytes: 0, more: false })
     }
 
     fn holds_batch(&self, source: &mut dyn Source, segment: u32) -> Result<bool, FollowError> {
@@ -164,16 +180,19 @@ impl Follower {
         visit: &mut dyn FnMut(Record<'_>),
     ) -> Result<u64, FollowError> {
         let Some((opened, began)) = self.open(source, segment)? else { return Ok(0) };
-        let mut at = began;
+        let (mut at, mut len) = (began, FIRST_BYTES);
         loop {
-            let (bytes, _) = read(source, segment, at, FOLLOW_BYTES)?;
+            let (bytes, _) = read(source, segment, at, len)?;
             let bytes = &bytes[..bytes.len() / SECTOR_BYTES * SECTOR_BYTES];
             let next = self.scan.walk_whole(&File { opened, bytes, from: at }, at, visit);
             self.at = Some((opened, next));
-            if next == at {
+            // Without progress: the end, or a batch longer than what was read.
+            let first = &bytes[..bytes.len().min(FIRST_SECTORS * SECTOR_BYTES)];
+            let longer = bytes.len() == len && len < FOLLOW_BYTES && first.iter().any(|byte| *byte != 0);
+            if next == at && !longer {
                 return Ok(u64::from(at - began));
             }
-            at = next;
+            (at, len) = (next, (len * 4).min(FOLLOW_BYTES));
         }
     }
 

@@ -32,7 +32,7 @@ pub use appender::{Appender, AppenderStats, Fatal, Flushed, Full};
 pub use chain::Link;
 pub use disk::{DiskDone, DiskOp, OpId};
 pub use extent::{EXTENT_BYTES, Extent, ExtentError, extent_file};
-pub use follow::{FOLLOW_BYTES, FollowError, Follower, Source};
+pub use follow::{FollowError, Follower, Progress, Source};
 pub use geometry::{Geometry, GeometryError};
 pub use meta::{META_BYTES, Meta, MetaError};
 pub use pages::{Page, Pages};

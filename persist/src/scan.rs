@@ -391,6 +391,10 @@ impl SegmentScan {
         self.expected
     }
 
+    pub(crate) fn generations(&self) -> &Generations {
+        &self.generations
+    }
+
     /// From now on this note of the log holds.
     pub(crate) fn note(&mut self, extent: Option<&Extent>) {
         self.plan = ScanPlan::new(self.plan.log, self.plan.segment_bytes, extent);

@@ -34,6 +34,10 @@ fn keep(shown: &mut Shown, record: &Record<'_>) {
     shown.push((record.reference, (record.slot, record.slot_epoch, record.payload.to_vec())));
 }
 
+fn advance(follower: &mut Follower, source: &mut Files<'_>, shown: &mut Shown) {
+    while follower.advance(source, &mut |record| keep(shown, &record)).expect("followed").more {}
+}
+
 /// Sectors of the pending writes as a reader may see them in the middle: some there, some not.
 fn half_written(disk: &Disk, mask: u64) -> BTreeMap<u32, Vec<u8>> {
     let mut files = disk.files.clone();
@@ -73,7 +77,7 @@ proptest! {
             if number % look == 0 {
                 let seen = half_written(&disk, *mask.next().expect("endless"));
                 let mut source = Files { files: &seen, reads: 0 };
-                follower.advance(&mut source, &mut |record| keep(&mut shown, &record)).expect("followed");
+                advance(&mut follower, &mut source, &mut shown);
                 prop_assert!(!follower.is_damaged(), "a write in flight is no damage");
             }
             while !disk.pending.is_empty() {
@@ -84,7 +88,7 @@ proptest! {
         settle(&mut appender, &mut disk, &mut now);
         let (expected, report) = scan(&disk.files, &geometry);
         let mut source = Files { files: &disk.files, reads: 0 };
-        follower.advance(&mut source, &mut |record| keep(&mut shown, &record)).expect("followed");
+        advance(&mut follower, &mut source, &mut shown);
         let end = report.tail.link.end;
         let found = follower
             .finish(&mut source, end, None, &mut |record| keep(&mut shown, &record))
@@ -104,7 +108,7 @@ fn a_log_that_ends_elsewhere_than_its_writer_says_is_refused() {
     settle(&mut appender, &mut disk, &mut now);
     let mut follower = Follower::new(plan(&geometry));
     let mut source = Files { files: &disk.files, reads: 0 };
-    follower.advance(&mut source, &mut |_| {}).expect("followed");
+    advance(&mut follower, &mut source, &mut Shown::new());
     let there = follower.end();
     appender.stage(1, 1, b"two").expect("room");
     settle(&mut appender, &mut disk, &mut now);
@@ -130,6 +134,6 @@ fn damage_in_a_closed_segment_is_found_while_following() {
     disk.files.get_mut(&0).expect("there")[3 * SECTOR_BYTES + 100] ^= 1;
     let mut follower = Follower::new(plan(&geometry));
     let mut source = Files { files: &disk.files, reads: 0 };
-    follower.advance(&mut source, &mut |_| {}).expect("followed");
+    advance(&mut follower, &mut source, &mut Shown::new());
     assert!(follower.is_damaged());
 }

@@ -10,8 +10,11 @@ pub mod error;
 pub mod extents;
 pub mod fleet;
 pub mod folder;
+pub mod follow;
 pub mod listeners;
 pub mod replay;
+pub mod ropes;
+pub mod succeed;
 
 use std::io::Write;
 use std::path::Path;
@@ -22,7 +25,9 @@ use ringdesk_desk::Limits;
 use ringdesk_persist::{Geometry, LogId, Meta};
 use ringdesk_shard::OwnerConfig;
 use ringdesk_shard::io::Control;
+use ringdesk_shard::report::ShardReport;
 use ringdesk_shard::router::Router;
+use ringdesk_uring::files::Durability;
 use ringdesk_uring::host::{available_cores, raise_descriptor_limit};
 use ringdesk_uring::listen::local_address;
 use ringdesk_uring::mailbox::{Letter, Mailbox};
@@ -31,15 +36,22 @@ use tokio::sync::mpsc;
 
 use self::backend::Backend;
 pub use self::error::BootError;
+use self::fleet::Crew;
 use self::folder::Lock;
 use self::listeners::{Given, Listeners, Name, address_error};
-use crate::config::{Config, ConfigError, Overrides, SHARDS_MAX, TICKET_LIFETIME_S_MAX};
+use self::replay::Replayed;
+use self::ropes::Ropes;
+use crate::config::{Config, ConfigError, Fixed, Overrides, SHARDS_MAX, TICKET_LIFETIME_S_MAX};
 use crate::control::plane::{Addresses, Parts, Plane, Secrets, connections_of_one, now_s, settings};
 use crate::control::shards::{Post, Shards};
 use crate::control::{self, Ended};
 use crate::directory::{Directory, RedbDirectory, Seed};
 use crate::secrets::{self, hex, random_bytes};
 use crate::tls::Certificate;
+use crate::upgrade::Summary;
+use crate::upgrade::give::{self, Giver};
+use crate::upgrade::take::Predecessor;
+use crate::upgrade::wire::{PROTOCOL, SOCKET, Welcome};
 use crate::{demo, journal, say};
 
 /// Entries of a descriptor table kept free for connections handed over by other shards.
@@ -61,24 +73,78 @@ struct Booted {
     backend: Backend,
 }
 
-/// Starts, serves until told to stop, and drains.
-pub fn run(overrides: &Overrides, started: Instant) -> Result<(), BootError> {
-    let mut booted = prepare(overrides)?;
+/// How the shards reach the control plane.
+struct Channels {
+    reports: mpsc::Sender<Box<ShardReport>>,
+    reports_inbox: mpsc::Receiver<Box<ShardReport>>,
+    drained: mpsc::Sender<u16>,
+    drained_inbox: mpsc::Receiver<u16>,
+}
+
+impl Channels {
+    fn new(shards: u16) -> Self {
+        let (reports, reports_inbox) = mpsc::channel(usize::from(shards) * 2);
+        let (drained, drained_inbox) = mpsc::channel(usize::from(shards));
+        Self { reports, reports_inbox, drained, drained_inbox }
+    }
+}
+
+/// What a start that takes over has done already.
+struct Ahead {
+    crew: Crew,
+    replayed: Vec<Replayed>,
+    before: Predecessor,
+    summary: Summary,
+}
+
+/// Starts, serves until told to stop or replaced, and drains. `take_over`: in place of the process that serves the data
+/// folder.
+pub fn run(overrides: &Overrides, started: Instant, take_over: bool) -> Result<(), BootError> {
+    let mut channels = None;
+    let (mut booted, ahead) = if take_over {
+        let (booted, ahead) = succeed::succeed(overrides, &mut channels)?;
+        (booted, Some(ahead))
+    } else {
+        (prepare(overrides)?, None)
+    };
     let plane = plane(&booted, started)?;
-    let (drained, drained_inbox) = mpsc::channel(usize::from(booted.shards));
-    let http = booted.listeners.http.try_clone().map_err(|error| address_error("listen.http", &error))?;
+    let channels = channels.unwrap_or_else(|| Channels::new(booted.shards));
+    let Channels { reports, reports_inbox, drained, drained_inbox } = channels;
+    let http = booted.listeners.http().try_clone().map_err(|error| address_error("listen.http", &error))?;
     let control_plane = plane.clone();
     let control = std::thread::Builder::new()
         .name("rd-control".into())
         .spawn(move || control::run(&control_plane, http, drained_inbox))
         .map_err(|error| BootError::Kernel(format!("the control plane's thread cannot start: {error}")))?;
 
-    let mut running = start_shards(&mut booted, &plane, drained)?;
+    let (done, before) = match ahead {
+        Some(Ahead { crew, replayed, before, summary }) => (Some((crew, replayed)), Some((before, summary))),
+        None => (None, None),
+    };
+    let senders = Senders { reports, drained };
+    let (mut running, ropes, exports) = start_shards(&mut booted, &plane, senders, reports_inbox, done)?;
     running.go();
+    if let Some((before, summary)) = before {
+        let summary = before.serving(summary);
+        say!(Info, "took over: {summary}");
+        plane.note_upgrade(summary);
+    }
     announce(&booted, &plane, started);
-    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    // A process that took over is not the one that systemd started.
+    let _ = sd_notify::notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+    offer(&mut booted, &plane, ropes, exports);
 
     match control.join() {
+        Ok(Ok(Ended::Replaced)) => {
+            // Nothing is written any more: not even where the logs end.
+            running.stop();
+            say!(Info, "stopped; another process serves");
+            return Ok(());
+        }
+        Ok(Ok(Ended::Abandoned)) => {
+            let sentence = "the process that took over does not serve; start again";
+            return Err(BootError::TakeOver(sentence.to_string()));
+        }
         Ok(Ok(Ended::Drained)) => {}
         Ok(Ok(Ended::Late)) => {
             say!(Warn, "some clients were not told goodbye in time; what was acknowledged is kept")
@@ -88,6 +154,7 @@ pub fn run(overrides: &Overrides, started: Instant) -> Result<(), BootError> {
     }
     extents::close(&booted.config.fixed.data, &running.stop());
     booted.listeners.remove_unix_file();
+    let _ = std::fs::remove_file(booted.config.fixed.data.join(SOCKET));
     say!(Info, "stopped");
     Ok(())
 }
@@ -105,18 +172,9 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
     let nothing_moved = folder::same_layout_always(&data, shards)?;
     let meta = folder::next_boot(&data, shards)?;
     let descriptors = raise_descriptor_limit().unwrap_or(1024);
-    let backend = backend::choose(config.fixed.backend, &data)?;
-    let wanted = {
-        let most = connections_of_one(&config.live, shards.into());
-        most.saturating_add(most / 16).saturating_add(TABLE_RESERVE)
-    };
-    let entries = backend.entries(wanted, descriptors, shards);
-
-    let certificate = config.live.tls.as_ref().map(Certificate::load).transpose();
-    let certificate = certificate.map_err(|error| {
-        let sentence = format!("leads to what cannot be used: {error}");
-        ConfigError::Value { key: "tls.certificate", sentence, place: None }
-    })?;
+    let backend = backend::choose(config.fixed.backend, &data, None)?;
+    let entries = table_entries(&config, &backend, descriptors, shards);
+    let certificate = certificate(&config)?;
     let listeners = Listeners::open(&config, given)?;
     let (directory, first_start) = open_directory(&data, meta.logs)?;
     Ok(Booted {
@@ -133,6 +191,21 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
         directory,
         first_start,
         backend,
+    })
+}
+
+/// Entries of one shard's descriptor table.
+fn table_entries(config: &Config, backend: &Backend, descriptors: u64, shards: u16) -> u32 {
+    let most = connections_of_one(&config.live, shards.into());
+    let wanted = most.saturating_add(most / 16).saturating_add(TABLE_RESERVE);
+    backend.entries(wanted, descriptors, shards)
+}
+
+fn certificate(config: &Config) -> Result<Option<Certificate>, ConfigError> {
+    let certificate = config.live.tls.as_ref().map(Certificate::load).transpose();
+    certificate.map_err(|error| {
+        let sentence = format!("leads to what cannot be used: {error}");
+        ConfigError::Value { key: "tls.certificate", sentence, place: None }
     })
 }
 
@@ -191,7 +264,7 @@ fn admin_token(data: &Path) -> Result<String, BootError> {
 
 fn plane(booted: &Booted, started: Instant) -> Result<Arc<Plane>, BootError> {
     let listeners = &booted.listeners;
-    let http = listeners.http.local_addr().map_err(|error| address_error("listen.http", &error))?;
+    let http = listeners.http().local_addr().map_err(|error| address_error("listen.http", &error))?;
     let data = &booted.config.fixed.data;
     booted
         .lock
@@ -219,66 +292,146 @@ fn plane(booted: &Booted, started: Instant) -> Result<Arc<Plane>, BootError> {
     })?)
 }
 
-fn owner_configs(booted: &Booted) -> Vec<OwnerConfig> {
-    let align = folder::write_alignment(&booted.lock);
-    let router = Router::even(booted.shards);
-    let limits = Limits { grace_ms: u64::from(booted.config.fixed.grace_s) * 1000, ..Limits::default() };
-    let segment_bytes = u32::try_from(booted.config.fixed.segment_bytes).expect("at most 1 GiB");
-    (0..booted.shards)
+fn owner_configs(config: &Config, shards: u16, slot_epoch: u32, align: u32) -> Vec<OwnerConfig> {
+    let router = Router::even(shards);
+    let limits = Limits { grace_ms: u64::from(config.fixed.grace_s) * 1000, ..Limits::default() };
+    let segment_bytes = u32::try_from(config.fixed.segment_bytes).expect("at most 1 GiB");
+    (0..shards)
         .map(|shard| OwnerConfig {
             shard,
             router: router.clone(),
-            slot_epoch: booted.meta.boot_epoch,
+            slot_epoch,
             limits,
             geometry: Geometry { segment_bytes, align, ..Geometry::new(LogId(shard)) },
         })
         .collect()
 }
 
-fn start_shards(
-    booted: &mut Booted,
-    plane: &Arc<Plane>,
+fn common(
+    fixed: &Fixed,
+    backend: &Backend,
+    entries: u32,
+    table_entries: u32,
+    shards: u16,
+    channels: &Channels,
+) -> fleet::Common {
+    let senders = Senders { reports: channels.reports.clone(), drained: channels.drained.clone() };
+    common_with(fixed, backend, (entries, table_entries), shards, senders)
+}
+
+/// Sending ends of [`Channels`].
+struct Senders {
+    reports: mpsc::Sender<Box<ShardReport>>,
     drained: mpsc::Sender<u16>,
-) -> Result<fleet::Running, BootError> {
+}
+
+fn common_with(
+    fixed: &Fixed,
+    backend: &Backend,
+    (entries, table_entries): (u32, u32),
+    shards: u16,
+    senders: Senders,
+) -> fleet::Common {
+    let cores = available_cores().unwrap_or_default();
+    fleet::Common {
+        data: fixed.data.clone(),
+        portable: backend.portable,
+        durability: Some(backend.disk),
+        entries,
+        table_entries,
+        spin: Duration::from_micros(fixed.spin_us.into()),
+        cores: if usize::from(shards) <= cores.len() { cores } else { Vec::new() },
+        reports: senders.reports,
+        drained: senders.drained,
+    }
+}
+
+/// The kernels of all shards, and what their logs hold, unless that is `done` already.
+fn replay_and_open(
+    booted: &Booted,
+    senders: Senders,
+    done: Option<(Crew, Vec<Replayed>)>,
+) -> Result<(Crew, Vec<Replayed>), BootError> {
+    if let Some(done) = done {
+        return Ok(done);
+    }
     let fixed = &booted.config.fixed;
-    let shards = owner_configs(booted);
-    let segment_bytes = shards[0].geometry.segment_bytes;
+    let shards =
+        owner_configs(&booted.config, booted.shards, booted.meta.boot_epoch, booted.lock.alignment());
+    let count = shards.len();
     let plan = replay::Plan {
         data: &fixed.data,
         logs: booted.meta.logs,
         boots: booted.meta.boot_epoch - 1,
-        segment_bytes,
+        segment_bytes: shards[0].geometry.segment_bytes,
         shards,
         nothing_moved: booted.nothing_moved,
     };
     let replayed = replay::replay(plan)?;
+    replay::sync_all(&fixed.data, booted.meta.logs, count)?;
+    let tables = (booted.entries, booted.table_entries);
+    let crew =
+        fleet::open(booted.shards, common_with(fixed, &booted.backend, tables, booted.shards, senders))?;
+    Ok((crew, replayed))
+}
 
+fn start_shards(
+    booted: &mut Booted,
+    plane: &Arc<Plane>,
+    senders: Senders,
+    reports_inbox: mpsc::Receiver<Box<ShardReport>>,
+    done: Option<(Crew, Vec<Replayed>)>,
+) -> Result<(fleet::Running, Ropes, bool), BootError> {
+    let (crew, replayed) = replay_and_open(booted, senders, done)?;
     let count = usize::from(booted.shards);
     let sockets = booted.listeners.sockets(count)?;
     let of_one = connections_of_one(&booted.config.live, count)
         .min(booted.entries.saturating_sub(TABLE_RESERVE).max(1));
     let secrets = Secrets { ticket_key: plane.ticket_key().to_vec(), tls: plane.tls() };
     let settings = settings(booted.directory.as_ref(), &booted.config.live, secrets, of_one)?;
-    let cores = available_cores().unwrap_or_default();
-    let (reports, reports_inbox) = mpsc::channel(count * 2);
-    let common = Arc::new(fleet::Common {
-        data: fixed.data.clone(),
-        portable: booted.backend.portable,
-        entries: booted.entries,
-        table_entries: booted.table_entries,
-        spin: Duration::from_micros(fixed.spin_us.into()),
-        settings: Arc::new(settings),
-        log_epoch: booted.meta.log_epoch,
-        cores: if count <= cores.len() { cores } else { Vec::new() },
-        reports,
-        drained,
+    let (settings, kinds, log_epoch) = (Arc::new(settings), booted.listeners.kinds(), booted.meta.log_epoch);
+    let beginnings = replayed.into_iter().zip(sockets).map(|(replayed, listeners)| fleet::Beginning {
+        replayed,
+        settings: settings.clone(),
+        log_epoch,
+        kinds: kinds.clone(),
+        listeners,
     });
-    let running = fleet::start(replayed, &common, &booted.listeners.kinds(), sockets)?;
-    running.notices.iter().for_each(|notice| say!(Warn, "{notice}"));
+    crew.notices.iter().for_each(|notice| say!(Warn, "{notice}"));
+    let exports = crew.exports;
+    let (running, ropes) = crew.begin(beginnings.collect())?;
     post_revocations(booted.directory.as_ref(), &running.mailboxes)?;
     let posts = running.mailboxes.iter().cloned().map(post).collect();
     plane.serve(Shards::new(posts, reports_inbox));
-    Ok(running)
+    Ok((running, ropes, exports))
+}
+
+/// From now on another process may take over. Where that cannot be, this one serves all the same.
+fn offer(booted: &mut Booted, plane: &Arc<Plane>, ropes: Ropes, exports: bool) {
+    let made = booted.lock.descriptor().and_then(|lock| {
+        let welcome = Welcome {
+            version: PROTOCOL,
+            pid: std::process::id(),
+            shards: booted.shards,
+            boot_epoch: booted.meta.boot_epoch,
+            direct_io: booted.backend.disk == Durability::Direct,
+            listeners: booted.listeners.addresses(),
+        };
+        give::start(Giver {
+            data: booted.config.fixed.data.clone(),
+            lock,
+            ropes,
+            plane: plane.clone(),
+            directory: booted.directory.clone(),
+            doors: booted.listeners.keep()?,
+            welcome,
+            exports,
+        })
+    });
+    if let Err(error) = made {
+        let at = booted.config.fixed.data.join(SOCKET);
+        say!(Warn, "{}: no other process can take over from this one: {error}", at.display());
+    }
 }
 
 fn post(mailbox: Mailbox) -> Post {

@@ -43,6 +43,8 @@ impl Wanted {
 pub struct Backend {
     /// The portable kernel runs, not io_uring.
     pub portable: bool,
+    /// How the log is written.
+    pub disk: Durability,
     /// For people: the backend and how it writes.
     pub name: String,
 }
@@ -76,12 +78,14 @@ impl Backend {
 }
 
 /// Opens a small ring and closes it again, or finds out what to do without.
-pub fn choose(wanted: Wanted, data: &Path) -> Result<Backend, BootError> {
+///
+/// `known` says how the disk is written, where another process found that out; then nothing is written here.
+pub fn choose(wanted: Wanted, data: &Path, known: Option<Durability>) -> Result<Backend, BootError> {
     if wanted == Wanted::Portable {
-        return portable(data);
+        return portable(data, known);
     }
-    let error = match probe_ring(data) {
-        Ok(name) => return Ok(Backend { portable: false, name }),
+    let error = match probe_ring(data, known) {
+        Ok(backend) => return Ok(backend),
         Err(Probe::Fleet(error)) => {
             return Err(BootError::Kernel(format!("no eventfd can be made: {error}")));
         }
@@ -99,7 +103,7 @@ pub fn choose(wanted: Wanted, data: &Path) -> Result<Backend, BootError> {
         "{cause}: the portable driver serves over epoll instead; this costs a system call for each receive and send, \
          and a descriptor of the process for each connection"
     );
-    portable(data)
+    portable(data, known)
 }
 
 enum Probe {
@@ -107,21 +111,25 @@ enum Probe {
     Ring(OpenError),
 }
 
-fn probe_ring(data: &Path) -> Result<String, Probe> {
+fn probe_ring(data: &Path, known: Option<Durability>) -> Result<Backend, Probe> {
     let fleet = Fleet::new(1).map_err(Probe::Fleet)?;
     let mut config = SysConfig::new(0, data.to_path_buf());
     config.entries = 64;
     config.submission_entries = 64;
     config.completion_entries = 256;
     config.receive_buffers = 8;
+    config.durability = known;
     let ring = SysKernel::open(&config, fleet, Vec::new()).map_err(Probe::Ring)?;
     let disk = if ring.features().direct_io { Durability::Direct } else { Durability::Buffered };
-    Ok(format!("io_uring, {}", writes(disk)))
+    Ok(Backend { portable: false, disk, name: format!("io_uring, {}", writes(disk)) })
 }
 
-fn portable(data: &Path) -> Result<Backend, BootError> {
-    let disk = probe_direct(data, 0).map_err(BootError::folder(data, "a file cannot be written"))?;
-    Ok(Backend { portable: true, name: format!("epoll (portable), {}", writes(disk)) })
+fn portable(data: &Path, known: Option<Durability>) -> Result<Backend, BootError> {
+    let disk = match known {
+        Some(disk) => disk,
+        None => probe_direct(data, 0).map_err(BootError::folder(data, "a file cannot be written"))?,
+    };
+    Ok(Backend { portable: true, disk, name: format!("epoll (portable), {}", writes(disk)) })
 }
 
 fn writes(disk: Durability) -> &'static str {
@@ -158,7 +166,7 @@ mod tests {
 
     #[test]
     fn portable_connections_share_the_process_limit() {
-        let backend = |portable| Backend { portable, name: String::new() };
+        let backend = |portable| Backend { portable, disk: Durability::Direct, name: String::new() };
         assert_eq!(backend(false).entries(50_000, 20_000, 2), 50_000);
         assert_eq!(backend(false).entries(5_000_000, 20_000, 2), 1_280_000);
         assert_eq!(backend(true).entries(32_768, 20_000, 2), 9_744);

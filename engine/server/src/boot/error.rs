@@ -44,6 +44,8 @@ pub enum BootError {
     Replay(String),
     /// The directory. Exit code 8.
     Directory(DirectoryError),
+    /// The running server cannot be replaced, or this process cannot replace it. Exit code 9.
+    TakeOver(String),
 }
 
 impl BootError {
@@ -63,6 +65,7 @@ impl BootError {
             Self::Kernel(_) => 6,
             Self::Damaged(_) | Self::Replay(_) => 7,
             Self::Directory(_) => 8,
+            Self::TakeOver(_) => 9,
         }
     }
 }
@@ -79,9 +82,10 @@ impl fmt::Display for BootError {
                 write!(f, "{} is locked: the data folder is in use by another process", path.display())
             }
             Self::Address { key, sentence } => write!(f, "{sentence} (config key `{key}`)"),
-            Self::Inherited(sentence) | Self::Kernel(sentence) | Self::Replay(sentence) => {
-                write!(f, "{sentence}")
-            }
+            Self::Inherited(sentence)
+            | Self::Kernel(sentence)
+            | Self::Replay(sentence)
+            | Self::TakeOver(sentence) => write!(f, "{sentence}"),
             Self::Damaged(report) => write!(f, "{report}"),
             Self::Directory(error) => write!(f, "{error}"),
         }

@@ -19,6 +19,7 @@ use rustix::net::{AddressFamily, SocketAddrAny, SocketType, getsockname, sockopt
 
 use super::error::BootError;
 use crate::config::{Config, Fixed, ListenerName, Overrides};
+use crate::upgrade::wire::Address;
 
 /// How long an address in use is tried again.
 const ADDRESS_WAIT: Duration = Duration::from_millis(500);
@@ -129,16 +130,46 @@ impl Given {
     /// Says in `overrides` where the sockets listen, so that the configuration agrees with them now and at each reload.
     pub fn address(&self, overrides: &mut Overrides) {
         for (name, (endpoint, _)) in &self.sockets {
-            match (name, endpoint) {
-                (Name::Binary, Endpoint::Tcp(at)) => overrides.listen_binary = Some(*at),
-                (Name::Websocket, Endpoint::Tcp(at)) => overrides.listen_websocket = Some(*at),
-                (Name::TlsBinary, Endpoint::Tcp(at)) => overrides.listen_tls_binary = Some(*at),
-                (Name::TlsWebsocket, Endpoint::Tcp(at)) => overrides.listen_tls_websocket = Some(*at),
-                (Name::Http, Endpoint::Tcp(at)) => overrides.listen_http = Some(*at),
-                (Name::Unix, Endpoint::Unix(path)) => overrides.listen_unix = Some(path.clone()),
-                _ => unreachable!("a socket of the wrong kind was refused"),
-            }
+            address(*name, endpoint, overrides);
         }
+    }
+}
+
+fn address(name: Name, endpoint: &Endpoint, overrides: &mut Overrides) {
+    match (name, endpoint) {
+        (Name::Binary, Endpoint::Tcp(at)) => overrides.listen_binary = Some(*at),
+        (Name::Websocket, Endpoint::Tcp(at)) => overrides.listen_websocket = Some(*at),
+        (Name::TlsBinary, Endpoint::Tcp(at)) => overrides.listen_tls_binary = Some(*at),
+        (Name::TlsWebsocket, Endpoint::Tcp(at)) => overrides.listen_tls_websocket = Some(*at),
+        (Name::Http, Endpoint::Tcp(at)) => overrides.listen_http = Some(*at),
+        (Name::Unix, Endpoint::Unix(path)) => overrides.listen_unix = Some(path.clone()),
+        // Refused before: a socket is of the kind that its listener needs.
+        _ => {}
+    }
+}
+
+/// Says in `overrides` where those listeners of the process before are that were opened by a third: their addresses rule.
+pub fn keep_given(before: &[Address], overrides: &mut Overrides) {
+    for address_before in before.iter().filter(|address| address.given) {
+        if let (Some(name), Some(endpoint)) =
+            (Name::parse(&address_before.name), endpoint_before(address_before))
+        {
+            address(name, &endpoint, overrides);
+        }
+    }
+}
+
+fn endpoint_before(address: &Address) -> Option<Endpoint> {
+    address.tcp.map(Endpoint::Tcp).or_else(|| address.unix.clone().map(Endpoint::Unix))
+}
+
+/// Whether the address in the configuration is the one where the process before listens; port 0 means any.
+fn same_place(configured: &Endpoint, before: &Endpoint) -> bool {
+    match (configured, before) {
+        (Endpoint::Tcp(configured), Endpoint::Tcp(before)) => {
+            configured == before || (configured.port() == 0 && configured.ip() == before.ip())
+        }
+        (configured, before) => configured == before,
     }
 }
 
@@ -181,18 +212,30 @@ pub struct Door {
     pub kind: ListenerKind,
     /// Where; with the port the kernel chose if the configuration says 0.
     pub endpoint: Endpoint,
+    /// Somebody else opened it first.
+    given: bool,
+    /// The process before sends its sockets.
+    awaited: bool,
     /// Sockets that listen already; empty: bound when the shards start.
-    given: Vec<OwnedFd>,
+    sockets: Vec<OwnedFd>,
+    /// A second descriptor for each shard's socket, for the process after this one.
+    kept: Vec<OwnedFd>,
+}
+
+impl Door {
+    fn new(name: Name, kind: ListenerKind, endpoint: Endpoint) -> Self {
+        let (sockets, kept) = (Vec::new(), Vec::new());
+        Self { name, kind, endpoint, given: false, awaited: false, sockets, kept }
+    }
 }
 
 /// All listeners of the process.
 #[derive(Debug)]
 pub struct Listeners {
     doors: Vec<Door>,
-    /// The control plane's.
-    pub http: TcpListener,
-    /// The path of the Unix socket is somebody else's to remove.
-    unix_is_given: bool,
+    http: Option<TcpListener>,
+    http_is_given: bool,
+    http_address: Option<SocketAddr>,
 }
 
 impl Listeners {
@@ -204,22 +247,102 @@ impl Listeners {
     /// [`BootError::Address`].
     pub fn open(config: &Config, mut given: Given) -> Result<Self, BootError> {
         let fixed = &config.fixed;
-        let unix_is_given = given.sockets.contains_key(&Name::Unix);
         let mut doors = Vec::new();
         for (name, _, key) in NAMES {
             let Some(kind) = name.kind(fixed) else { continue };
-            if let Some((endpoint, given)) = given.sockets.remove(&name) {
-                doors.push(Door { name, kind, endpoint, given });
+            if let Some((endpoint, sockets)) = given.sockets.remove(&name) {
+                doors.push(Door { given: true, sockets, ..Door::new(name, kind, endpoint) });
             } else if let Some(endpoint) = name.configured(fixed) {
-                let endpoint = listen_on(key, &endpoint, 1)?.endpoint;
-                doors.push(Door { name, kind, endpoint, given: Vec::new() });
+                doors.push(Door::new(name, kind, listen_on(key, &endpoint, 1)?.endpoint));
             }
         }
-        let http = match given.sockets.remove(&Name::Http) {
-            Some((_, mut sockets)) => TcpListener::from(sockets.remove(0)),
+        let given = given.sockets.remove(&Name::Http).map(|(_, mut sockets)| sockets.remove(0));
+        let http_is_given = given.is_some();
+        let http = match given {
+            Some(socket) => TcpListener::from(socket),
             None => bind_http(fixed.listen_http)?,
         };
-        Ok(Self { doors, http, unix_is_given })
+        Ok(Self { doors, http: Some(http), http_is_given, http_address: None })
+    }
+
+    /// The same beside a process whose listeners are `before`: those whose address did not change wait for its sockets
+    /// ([`Self::receive`]), others are opened.
+    ///
+    /// # Errors
+    /// [`BootError::Address`].
+    pub fn beside(config: &Config, before: &[Address]) -> Result<Self, BootError> {
+        let fixed = &config.fixed;
+        let found = |name: Name| {
+            let address = before.iter().find(|address| address.name == name.word())?;
+            let endpoint = endpoint_before(address)?;
+            let same = name.configured(fixed).is_some_and(|configured| same_place(&configured, &endpoint));
+            same.then_some((endpoint, address.given))
+        };
+        let mut doors = Vec::new();
+        for (name, _, key) in NAMES {
+            let Some(kind) = name.kind(fixed) else { continue };
+            if let Some((endpoint, given)) = found(name) {
+                doors.push(Door { given, awaited: true, ..Door::new(name, kind, endpoint) });
+            } else if let Some(endpoint) = name.configured(fixed) {
+                doors.push(Door::new(name, kind, listen_on(key, &endpoint, 1)?.endpoint));
+            }
+        }
+        let (http, http_is_given, http_address) = match found(Name::Http) {
+            Some((Endpoint::Tcp(address), given)) => (None, given, Some(address)),
+            _ => (Some(bind_http(fixed.listen_http)?), false, None),
+        };
+        Ok(Self { doors, http, http_is_given, http_address })
+    }
+
+    /// Takes sockets that the process before sends. Those of a listener that changed or is gone are closed.
+    pub fn receive(&mut self, word: &str, sockets: Vec<OwnedFd>) {
+        if word == Name::Http.word() {
+            if self.http_address.is_some() {
+                self.http = sockets.into_iter().next().map(TcpListener::from);
+            }
+        } else if let Some(door) = self.doors.iter_mut().find(|door| door.awaited && door.name.word() == word)
+        {
+            door.sockets.extend(sockets);
+        }
+    }
+
+    /// Whether every socket that was waited for is there.
+    pub fn is_complete(&self) -> bool {
+        self.http.is_some() && self.doors.iter().all(|door| !door.awaited || !door.sockets.is_empty())
+    }
+
+    /// The control plane's.
+    ///
+    /// # Panics
+    /// While it is waited for.
+    pub fn http(&self) -> &TcpListener {
+        self.http.as_ref().expect("the control plane's listener is there")
+    }
+
+    /// Where everything listens, for the process after this one.
+    pub fn addresses(&self) -> Vec<Address> {
+        let address = |name: Name, endpoint: &Endpoint, given| {
+            let (tcp, unix) = match endpoint {
+                Endpoint::Tcp(address) => (Some(*address), None),
+                Endpoint::Unix(path) => (None, Some(path.clone())),
+            };
+            Address { name: name.word().to_string(), tcp, unix, given }
+        };
+        let clients = self.doors.iter().map(|door| address(door.name, &door.endpoint, door.given));
+        let http = self.http.as_ref().and_then(|http| http.local_addr().ok());
+        let http = http.map(|at| address(Name::Http, &Endpoint::Tcp(at), self.http_is_given));
+        clients.chain(http).collect()
+    }
+
+    /// Second descriptors of all sockets, for the process after this one: by the word of the listener.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn keep(&mut self) -> io::Result<Vec<(&'static str, Vec<OwnedFd>)>> {
+        let mut kept: Vec<_> =
+            self.doors.iter_mut().map(|door| (door.name.word(), std::mem::take(&mut door.kept))).collect();
+        kept.push((Name::Http.word(), vec![OwnedFd::from(self.http().try_clone()?)]));
+        Ok(kept)
     }
 
     /// What comes through each listener, in the order of [`Self::sockets`].
@@ -245,8 +368,10 @@ impl Listeners {
 
     /// Removes the file of a Unix socket that was bound here.
     pub fn remove_unix_file(&self) {
-        if let Some(path) = self.unix().filter(|_| !self.unix_is_given) {
-            let _ = std::fs::remove_file(path);
+        for door in self.doors.iter().filter(|door| !door.given) {
+            if let Endpoint::Unix(path) = &door.endpoint {
+                let _ = std::fs::remove_file(path);
+            }
         }
     }
 
@@ -257,13 +382,19 @@ impl Listeners {
     pub fn sockets(&mut self, shards: usize) -> Result<Vec<Vec<OwnedFd>>, BootError> {
         let mut sockets: Vec<Vec<_>> = (0..shards).map(|_| Vec::new()).collect();
         for door in &mut self.doors {
-            let mut given = std::mem::take(&mut door.given);
-            let opened = match given.pop() {
-                None => listen_on(door.name.key(), &door.endpoint, shards)?,
-                Some(socket) => listen::adopt(&door.endpoint, socket, shards)
-                    .map_err(|error| address_error(door.name.key(), &error))?,
+            let failed = |error: io::Error| address_error(door.name.key(), &error);
+            let mut given = std::mem::take(&mut door.sockets);
+            let opened = match given.len() {
+                0 => listen_on(door.name.key(), &door.endpoint, shards)?.sockets,
+                all if all == shards => given,
+                // Sockets beyond the first would have backlogs that nobody accepts from: there are none.
+                _ => {
+                    let adopted = listen::adopt(&door.endpoint, given.remove(0), shards);
+                    adopted.map_err(|error| address_error(door.name.key(), &error))?.sockets
+                }
             };
-            sockets.iter_mut().zip(opened.sockets).for_each(|(of_shard, socket)| of_shard.push(socket));
+            door.kept = opened.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>().map_err(failed)?;
+            sockets.iter_mut().zip(opened).for_each(|(of_shard, socket)| of_shard.push(socket));
         }
         Ok(sockets)
     }
