@@ -124,14 +124,15 @@ pub fn run(overrides: &Overrides, started: Instant, take_over: bool) -> Result<(
     let senders = Senders { reports, drained };
     let (mut running, ropes, exports) = start_shards(&mut booted, &plane, senders, reports_inbox, done)?;
     running.go();
+    // A process that took over is not the one that systemd started. It must hear so before that one ends, which it would
+    // take for the end of the service.
+    let _ = sd_notify::notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
     if let Some((before, summary)) = before {
         let summary = before.serving(summary);
         say!(Info, "took over: {summary}");
         plane.note_upgrade(summary);
     }
     announce(&booted, &plane, started);
-    // A process that took over is not the one that systemd started.
-    let _ = sd_notify::notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
     offer(&mut booted, &plane, ropes, exports);
 
     match control.join() {

@@ -299,7 +299,7 @@ fn who_cannot_take_over_is_told_why() {
     let mut clients = visitors(&old, 1);
     // Another version, which is told so in a frame that every version understands.
     let mut stranger = Successor::connect(&folder);
-    stranger.hello(99);
+    stranger.hello(99, 1);
     let answer = stranger.wire.receive().expect("an answer");
     assert_eq!(answer.kind, Kind::Refuse);
     assert!(String::from_utf8_lossy(&answer.body).contains("restart it instead"));
@@ -318,6 +318,59 @@ fn who_cannot_take_over_is_told_why() {
     clients[0].send(2, "on");
     // An ordinary second start is refused as ever.
     assert_eq!(Server::fail(&folder, &TWO).0, 4);
+}
+
+/// As on a kernel that cannot take descriptors out of a ring.
+#[test]
+fn where_connections_cannot_go_along_clients_are_told_goodbye() {
+    for until in [Until::End, Until::Yours] {
+        let folder = Folder::new(&format!("drained-{until:?}"));
+        let mut old = Server::start(&folder, &TWO);
+        let mut clients = visitors(&old, 12);
+        let successor = Successor::go_as(&folder, until, 99);
+        assert_eq!(successor.batches(), 0);
+        for client in &mut clients {
+            client.expect(|message| matches!(message, ServerMessage::Goodbye { .. }));
+        }
+        drop(successor);
+        // Nobody is left to go on for; behind the point of no return nothing may be written either.
+        assert_eq!(old.exit_code(), Some(if until == Until::End { 0 } else { 9 }));
+        let server = Server::start(&folder, &TWO);
+        for client in &mut clients {
+            client.reconnect(&server);
+            assert_eq!(client.history(), ["before"]);
+        }
+    }
+}
+
+#[test]
+fn requests_of_the_control_plane_are_answered_first() {
+    let folder = Folder::new("requests");
+    let mut old = Server::start(&folder, &TWO);
+    let mut idle = connect(old.http);
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+    let mut bytes = [0; 512];
+    assert!(idle.read(&mut bytes).expect("an answer") > 0);
+    let mut busy = connect(old.http);
+    let head = "POST /v1/tickets/visitor HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                Content-Length: 15\r\nConnection: close\r\n\r\n{\"site\":";
+    busy.write_all(head.as_bytes()).expect("sent");
+    std::thread::sleep(Duration::from_millis(100));
+    let new = Server::spawn(&folder, &TAKE_OVER);
+    assert_eq!(idle.read(&mut bytes).expect("an end, no reset"), 0, "kept alive for a next request");
+    std::thread::sleep(Duration::from_millis(200));
+    busy.write_all(b"\"demo\"").expect("sent");
+    let mut answer = String::new();
+    busy.read_to_string(&mut answer).expect("answered");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(old.exit_code(), Some(0));
+    assert!(old.get("/healthz").starts_with("ok"), "the same address answers");
+    stop(new);
+}
+
+fn stop(mut process: std::process::Child) {
+    process.kill().expect("alive");
+    process.wait().expect("ended");
 }
 
 #[test]

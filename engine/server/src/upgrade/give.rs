@@ -124,7 +124,10 @@ fn meet(giver: &Mutex<Giver>, stream: UnixStream) {
     }
     say!(Info, "process {pid} (version {}) reads the logs to take over", hello.program);
     match wire.receive() {
-        Ok(frame) if frame.kind == Kind::Ready => giver.hand_over(&mut wire, pid),
+        Ok(frame) if frame.kind == Kind::Ready => {
+            let carries = giver.carries(&hello);
+            giver.hand_over(&mut wire, pid, carries);
+        }
         Ok(frame) => {
             let why = frame.json::<Refuse>().map_or_else(|_| "it is confused".to_string(), |no| no.sentence);
             say!(Warn, "process {pid} does not take over: {why}");
@@ -145,12 +148,10 @@ fn introduced(wire: &mut Wire) -> Option<Hello> {
         return None;
     }
     let hello: Hello = wire.receive().ok().filter(|frame| frame.kind == Kind::Hello)?.json().ok()?;
-    if (hello.version, hello.carried_version) != (PROTOCOL, u32::from(carry::VERSION)) {
+    if hello.version != PROTOCOL {
         let sentence = format!(
-            "it speaks version {PROTOCOL}.{} of the take-over, and you speak {}.{}: restart it instead",
-            carry::VERSION,
-            hello.version,
-            hello.carried_version
+            "it speaks version {PROTOCOL} of the take-over, and you speak {}: restart it instead",
+            hello.version
         );
         say!(Warn, "process {} cannot take over: {sentence}", hello.pid);
         refuse(wire, &sentence);
@@ -167,23 +168,36 @@ struct Gave {
 
 impl Giver {
     /// The other process has read nearly all. Ends with this process replaced, or going on.
-    fn hand_over(&mut self, wire: &mut Wire, pid: u32) {
+    fn hand_over(&mut self, wire: &mut Wire, pid: u32, carries: bool) {
         if !self.plane.replacement.begin() {
             return refuse(wire, "it is ending");
         }
-        match self.give_all(wire) {
+        match self.give_all(wire, carries) {
             Ok(gave) => self.be_replaced(wire, pid, &gave),
-            Err(sentence) => self.go_on(wire, pid, &sentence),
+            Err(sentence) => self.go_on(wire, pid, carries, &sentence),
         }
     }
 
-    fn give_all(&mut self, wire: &mut Wire) -> Result<Gave, String> {
+    /// Whether connections go along; otherwise says why not.
+    fn carries(&self, hello: &Hello) -> bool {
+        let why = if !self.exports {
+            "this kernel hands no connections over (Linux 6.8)"
+        } else if hello.carried_version != u32::from(carry::VERSION) {
+            "the other process is of a version that writes connections down differently"
+        } else {
+            return true;
+        };
+        say!(Warn, "{why}: all clients are told goodbye");
+        false
+    }
+
+    fn give_all(&mut self, wire: &mut Wire, carries: bool) -> Result<Gave, String> {
         let lost = |error: io::Error| format!("the other process is not heard of: {error}");
         wire.patience(Some(STEP_WAIT)).map_err(lost)?;
         self.end_requests();
         let since = Instant::now();
         let mut drained = 0;
-        if !self.exports {
+        if !carries {
             drained = self.drain()?;
         }
         let (ends, counts) = self.stand_still()?;
@@ -199,7 +213,8 @@ impl Giver {
         let body = serde_json::to_vec(&wire::Stood { ends }).expect("string keys");
         let lock = self.lock.try_clone().map_err(|error| format!("the lock cannot be sent: {error}"))?;
         wire.send(Kind::Stood, &body, &[lock]).map_err(lost)?;
-        let end = End { carried: self.send_connections(wire)?, drained };
+        let carried = if carries { self.send_connections(wire)? } else { 0 };
+        let end = End { carried, drained };
         wire.tell(Kind::End, &end).map_err(lost)?;
         expect(wire, Kind::Claim)?;
         // From here on this process writes nothing, whatever happens: perhaps the word arrived.
@@ -216,7 +231,7 @@ impl Giver {
         }
     }
 
-    /// Says goodbye to everybody: where descriptors cannot be taken out of a ring. There is no way back.
+    /// Says goodbye to everybody. There is no way back.
     fn drain(&self) -> Result<u64, String> {
         let connections = self.connections();
         say!(
@@ -284,9 +299,6 @@ impl Giver {
     /// Sends every connection; at most one batch of descriptors is open here and on its way.
     fn send_connections(&self, wire: &mut Wire) -> Result<u64, String> {
         let mut sent = 0;
-        if !self.exports {
-            return Ok(sent);
-        }
         for shard in 0..self.ropes.shards() {
             loop {
                 self.ropes.ask(shard);
@@ -346,7 +358,7 @@ impl Giver {
     }
 
     /// The other process does not take over: everything as before.
-    fn go_on(&self, wire: &mut Wire, pid: u32, sentence: &str) {
+    fn go_on(&self, wire: &mut Wire, pid: u32, carries: bool, sentence: &str) {
         refuse(wire, sentence);
         let stood = self.post(&Letter::GoOn);
         self.ropes.release();
@@ -356,7 +368,7 @@ impl Giver {
         self.plane.gate.open();
         self.plane.replacement.call_off();
         match stood {
-            Ok(()) if self.exports => {
+            Ok(()) if carries => {
                 say!(Warn, "the take-over by process {pid} was called off: {sentence}; this process goes on");
             }
             Ok(()) => {

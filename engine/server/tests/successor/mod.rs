@@ -40,14 +40,14 @@ impl Successor {
         Self { wire, frames: Vec::new() }
     }
 
-    pub fn hello(&mut self, version: u32) {
-        let hello = Hello {
-            version,
-            carried_version: ringdesk_shard::carry::VERSION.into(),
-            pid: std::process::id(),
-            program: "test".into(),
-        };
+    pub fn hello(&mut self, version: u32, carried_version: u32) {
+        let hello = Hello { version, carried_version, pid: std::process::id(), program: "test".into() };
         self.wire.tell(Kind::Hello, &hello).expect("sent");
+    }
+
+    /// Batches of connections heard of so far.
+    pub fn batches(&self) -> usize {
+        self.frames.iter().filter(|frame| frame.kind == Kind::Batch).count()
     }
 
     /// Reads frames until one of this kind.
@@ -67,8 +67,13 @@ impl Successor {
     }
 
     pub fn go(folder: &Folder, until: Until) -> Self {
+        Self::go_as(folder, until, ringdesk_shard::carry::VERSION.into())
+    }
+
+    /// The same, as a program that writes connections down in this version.
+    pub fn go_as(folder: &Folder, until: Until, carried_version: u32) -> Self {
         let mut successor = Self::connect(folder);
-        successor.hello(PROTOCOL);
+        successor.hello(PROTOCOL, carried_version);
         successor.hear(Kind::Welcome);
         if until == Until::Welcome {
             return successor;
