@@ -96,6 +96,12 @@ pub fn adopt(endpoint: &Endpoint, socket: OwnedFd, shards: usize) -> Result<List
     adopted().map_err(|cause| ListenError { endpoint: endpoint.clone(), cause })
 }
 
+/// Keeps a TCP port without listening on it: nobody can connect, no other program is given the port, and [`open`] still
+/// opens it.
+pub fn hold(address: SocketAddr) -> io::Result<OwnedFd> {
+    bind_tcp(address, true)
+}
+
 fn open_tcp(address: SocketAddr, shards: usize) -> io::Result<Listening> {
     let probe = bind_tcp(address, false)?;
     // The probe listens too: binding alone succeeds beside a listener that set SO_REUSEADDR.
@@ -177,6 +183,20 @@ mod tests {
         assert_eq!(first.sockets.len(), 2);
         let error = open(&first.endpoint, 1).expect_err("the first instance listens");
         assert!(error.to_string().ends_with("is in use by another program"), "{error}");
+    }
+
+    #[test]
+    fn a_held_port_is_opened_later() {
+        let first = open(&Endpoint::Tcp(loopback(0)), 1).expect("a free port");
+        let Endpoint::Tcp(address) = first.endpoint else { panic!("TCP") };
+        drop(first);
+        let held = hold(address).expect("free");
+        std::net::TcpStream::connect(address).expect_err("nobody listens");
+        TcpListener::bind(address).expect_err("taken");
+        let opened = open(&Endpoint::Tcp(address), 2).expect("held for this");
+        drop(held);
+        std::net::TcpStream::connect(address).expect("somebody listens");
+        drop(opened);
     }
 
     #[test]

@@ -3,11 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use ringdesk_desk::ids::Slot;
 use ringdesk_ring::{Port, mesh};
-use ringdesk_shard::io::{ConnId, Control, Input, Inputs, ListenerKind, Now, Output, Outputs};
-use ringdesk_shard::message::ShardMessage;
+use ringdesk_shard::carry::{Carried, Stage};
+use ringdesk_shard::io::{
+    ConnId, Control, Input, Inputs, ListenerKind, Now, Output, Outputs, StoodConnections,
+};
+use ringdesk_shard::message::{ShardMessage, Transport};
 use ringdesk_uring::buffers::Buffers;
 use ringdesk_uring::kernel::{Completion, Kernel, KernelFailure, Op, Waker};
 use ringdesk_uring::mailbox::{Letter, MAILBOX_LETTERS_MAX};
@@ -59,6 +63,16 @@ impl Kernel for Script {
     fn waker(&self) -> Arc<dyn Waker> {
         Arc::clone(&self.bell) as Arc<dyn Waker>
     }
+}
+
+/// What a reactor is told to do next, by the letters about an upgrade.
+fn outcome_of(
+    reactor: &mut Reactor<Script, Parrot>,
+    letter: Letter,
+    now: u64,
+) -> ringdesk_uring::reactor::TurnOutcome {
+    reactor.mailbox().post(letter).expect("room");
+    reactor.turn(at(now))
 }
 
 /// Says what it is told to say, once per step, and remembers what it saw.
@@ -249,4 +263,67 @@ fn a_drain_is_over_when_no_connection_lingers() {
     }
     assert!(reactor.turn(at(4)).drained);
     assert!(!reactor.turn(at(5)).drained, "told once");
+}
+
+/// Letters for the shard wait while it stands still, and it takes no turn once its connections were written down.
+#[test]
+fn a_shard_that_stands_still_is_quiet_once_and_frozen_until_it_goes_on() {
+    let (mut reactor, mut other) = reactor(&[]);
+    reactor.turn(at(1));
+    let outcome = outcome_of(&mut reactor, Letter::Still { patience: Duration::from_secs(1) }, 2);
+    assert!(outcome.quiet.is_none(), "something happened in this turn");
+    assert_eq!(reactor.shard().heard, ["Stand(Still)"]);
+    assert!(reactor.turn(at(3)).quiet.is_some());
+    assert!(reactor.turn(at(4)).quiet.is_none(), "said once");
+    // A message wakes it, and it says so again.
+    other.to[0].as_mut().expect("a lane").try_push(confirm(1)).expect("room");
+    assert!(reactor.turn(at(5)).quiet.is_none());
+    let quiet = reactor.turn(at(6)).quiet.expect("quiet once more");
+    assert_eq!((quiet.put, quiet.taken), (vec![0, 0], vec![0, 1]));
+    outcome_of(&mut reactor, Letter::Control(Control::Drain), 7);
+    let heard = reactor.shard().heard.len();
+    let stood = outcome_of(&mut reactor, Letter::Collect, 8).stood.expect("an answer");
+    assert_eq!(stood.counts.carried, 0);
+    assert_eq!(reactor.shard().heard.len(), heard + 1, "it was asked to write down");
+    outcome_of(&mut reactor, Letter::Control(Control::Report), 9);
+    other.to[0].as_mut().expect("a lane").try_push(confirm(2)).expect("room");
+    let steps = reactor.shard().steps;
+    reactor.turn(at(2_000_000_000));
+    assert_eq!(reactor.shard().steps, steps, "frozen");
+    outcome_of(&mut reactor, Letter::GoOn, 2_000_000_001);
+    reactor.turn(at(2_000_000_002));
+    let heard = &reactor.shard().heard[heard + 1..];
+    assert_eq!(heard[..3], ["Stand(GoOn)", "Control(Drain)", "Control(Report)"]);
+    assert!(heard[3].starts_with("FromShard"), "{heard:?}");
+    assert!(outcome_of(&mut reactor, Letter::Collect, 2_000_000_003).stood.is_none(), "nobody stands still");
+}
+
+/// What an adopting process begins with is there in the first turn; what the old one lets go of ends it.
+#[test]
+fn connections_come_with_the_first_turn_and_go_with_the_last() {
+    let (mut reactor, _other) = reactor(&[]);
+    let carried = Carried {
+        transport: Transport::Stream,
+        deflate: None,
+        address: None,
+        silent_s: 0,
+        unsent: Vec::new(),
+        undecoded: Vec::new(),
+        stage: Stage::Greeting { upgraded: false },
+    };
+    reactor.adopt(7, carried.clone());
+    let conn = ConnId { index: 7, generation: 1 };
+    reactor.turn(at(1));
+    assert!(reactor.shard().heard[0].starts_with("Adopted { conn: ConnId { index: 7, generation: 1 }"));
+    outcome_of(&mut reactor, Letter::Still { patience: Duration::ZERO }, 2);
+    assert!(reactor.turn(at(3)).quiet.is_some());
+    let carried = vec![(conn, carried)];
+    reactor.shard_mut().say = vec![Output::Stood(Box::new(StoodConnections { carried, tls: 2 }))];
+    let stood = outcome_of(&mut reactor, Letter::Collect, 4).stood.expect("an answer");
+    assert_eq!((stood.connections.len(), stood.counts.carried, stood.counts.tls), (1, 1, 2));
+    let outcome = outcome_of(&mut reactor, Letter::Gone, 5);
+    assert!(outcome.drained, "nobody lingers");
+    let last = reactor.kernel_mut().ops.pop().expect("an operation");
+    assert_eq!(last.1, Op::Close { entry: 7 });
+    assert!(!reactor.turn(at(6)).drained, "said once");
 }

@@ -218,6 +218,8 @@ pub struct Door {
     awaited: bool,
     /// Sockets that listen already; empty: bound when the shards start.
     sockets: Vec<OwnedFd>,
+    /// Keeps the port that the kernel chose, until the shards open it.
+    held: Option<OwnedFd>,
     /// A second descriptor for each shard's socket, for the process after this one.
     kept: Vec<OwnedFd>,
 }
@@ -225,7 +227,17 @@ pub struct Door {
 impl Door {
     fn new(name: Name, kind: ListenerKind, endpoint: Endpoint) -> Self {
         let (sockets, kept) = (Vec::new(), Vec::new());
-        Self { name, kind, endpoint, given: false, awaited: false, sockets, kept }
+        Self { name, kind, endpoint, given: false, awaited: false, sockets, held: None, kept }
+    }
+
+    /// A door whose address was found to be free.
+    fn tried(name: Name, kind: ListenerKind, endpoint: &Endpoint) -> Result<Self, BootError> {
+        let found = listen_on(name.key(), endpoint, 1)?.endpoint;
+        let held = match (endpoint, &found) {
+            (Endpoint::Tcp(any), Endpoint::Tcp(chosen)) if any.port() == 0 => listen::hold(*chosen).ok(),
+            _ => None,
+        };
+        Ok(Self { held, ..Self::new(name, kind, found) })
     }
 }
 
@@ -248,12 +260,12 @@ impl Listeners {
     pub fn open(config: &Config, mut given: Given) -> Result<Self, BootError> {
         let fixed = &config.fixed;
         let mut doors = Vec::new();
-        for (name, _, key) in NAMES {
+        for (name, ..) in NAMES {
             let Some(kind) = name.kind(fixed) else { continue };
             if let Some((endpoint, sockets)) = given.sockets.remove(&name) {
                 doors.push(Door { given: true, sockets, ..Door::new(name, kind, endpoint) });
             } else if let Some(endpoint) = name.configured(fixed) {
-                doors.push(Door::new(name, kind, listen_on(key, &endpoint, 1)?.endpoint));
+                doors.push(Door::tried(name, kind, &endpoint)?);
             }
         }
         let given = given.sockets.remove(&Name::Http).map(|(_, mut sockets)| sockets.remove(0));
@@ -279,12 +291,12 @@ impl Listeners {
             same.then_some((endpoint, address.given))
         };
         let mut doors = Vec::new();
-        for (name, _, key) in NAMES {
+        for (name, ..) in NAMES {
             let Some(kind) = name.kind(fixed) else { continue };
             if let Some((endpoint, given)) = found(name) {
                 doors.push(Door { given, awaited: true, ..Door::new(name, kind, endpoint) });
             } else if let Some(endpoint) = name.configured(fixed) {
-                doors.push(Door::new(name, kind, listen_on(key, &endpoint, 1)?.endpoint));
+                doors.push(Door::tried(name, kind, &endpoint)?);
             }
         }
         let (http, http_is_given, http_address) = match found(Name::Http) {
@@ -393,6 +405,7 @@ impl Listeners {
                     adopted.map_err(|error| address_error(door.name.key(), &error))?.sockets
                 }
             };
+            door.held = None;
             door.kept = opened.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>().map_err(failed)?;
             sockets.iter_mut().zip(opened).for_each(|(of_shard, socket)| of_shard.push(socket));
         }

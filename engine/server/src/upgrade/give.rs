@@ -194,8 +194,10 @@ impl Giver {
     fn give_all(&mut self, wire: &mut Wire, carries: bool) -> Result<Gave, String> {
         let lost = |error: io::Error| format!("the other process is not heard of: {error}");
         wire.patience(Some(STEP_WAIT)).map_err(lost)?;
+        let asked = Instant::now();
         self.end_requests();
         let since = Instant::now();
+        let served_ms = millis(asked.elapsed());
         let mut drained = 0;
         if !carries {
             drained = self.drain()?;
@@ -210,7 +212,7 @@ impl Giver {
             }
         }
         let ends = ends.into_iter().map(Position::to_bits).collect();
-        let body = serde_json::to_vec(&wire::Stood { ends }).expect("string keys");
+        let body = serde_json::to_vec(&wire::Stood { ends, served_ms }).expect("string keys");
         let lock = self.lock.try_clone().map_err(|error| format!("the lock cannot be sent: {error}"))?;
         wire.send(Kind::Stood, &body, &[lock]).map_err(lost)?;
         let carried = if carries { self.send_connections(wire)? } else { 0 };

@@ -24,7 +24,8 @@ pub struct Predecessor {
     wire: Wire,
     /// What it said of itself.
     pub welcome: Welcome,
-    asked: Instant,
+    /// Since when nobody serves.
+    still_since: Instant,
 }
 
 /// What it gave when its shards stood still.
@@ -76,7 +77,7 @@ impl Predecessor {
         };
         wire.tell(Kind::Hello, &hello).map_err(|error| lost(&error))?;
         let welcome: Welcome = expect(&mut wire, Kind::Welcome)?.json().map_err(|error| lost(&error))?;
-        Ok(Self { wire, welcome, asked: Instant::now() })
+        Ok(Self { wire, welcome, still_since: Instant::now() })
     }
 
     /// Nearly all was read: asks the old process to stand still. `door` is given each listener's sockets.
@@ -84,7 +85,7 @@ impl Predecessor {
     /// # Errors
     /// [`BootError::TakeOver`]
     pub fn stand_still(&mut self, door: &mut dyn FnMut(&str, Vec<OwnedFd>)) -> Result<Given, BootError> {
-        self.asked = Instant::now();
+        let asked = Instant::now();
         self.wire.send(Kind::Ready, &[], &[]).map_err(|error| lost(&error))?;
         loop {
             let mut frame = self.next()?;
@@ -94,7 +95,8 @@ impl Predecessor {
                     door(&name, frame.descriptors);
                 }
                 Kind::Stood => {
-                    let Stood { ends } = frame.json().map_err(|error| lost(&error))?;
+                    let Stood { ends, served_ms } = frame.json().map_err(|error| lost(&error))?;
+                    self.still_since = (asked + Duration::from_millis(served_ms)).min(Instant::now());
                     let lock =
                         frame.descriptors.pop().ok_or_else(|| failed("the lock did not come along"))?;
                     return Ok(Given { ends: ends.into_iter().map(Position::from_bits).collect(), lock });
@@ -139,7 +141,7 @@ impl Predecessor {
 
     /// This process serves: the old one may end. `summary` without its pause, which is given back in it.
     pub fn serving(mut self, mut summary: Summary) -> Summary {
-        summary.pause_ms = u64::try_from(self.asked.elapsed().as_millis()).unwrap_or(u64::MAX);
+        summary.pause_ms = u64::try_from(self.still_since.elapsed().as_millis()).unwrap_or(u64::MAX);
         // It ends either way: it cannot go on any more.
         let _ = self.wire.tell(Kind::Serving, &summary);
         summary

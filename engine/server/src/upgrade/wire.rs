@@ -154,6 +154,8 @@ pub struct Door {
 pub struct Stood {
     /// End of each shard's log, as the bits of a position, by shard.
     pub ends: Vec<u64>,
+    /// Milliseconds from `Ready` to the stand-still, in which clients were served.
+    pub served_ms: u64,
 }
 
 /// All connections went over.

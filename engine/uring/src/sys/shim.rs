@@ -461,17 +461,14 @@ impl Kernel for SysKernel {
                 let (ring, local) = self.place(entry);
                 (ring, opcode::Shutdown::new(Fixed(local), libc::SHUT_WR).build())
             }
+            // The `user` of a receive or send ends in the entry, which says the ring; an accept's in the listener.
             Op::Cancel { target } => {
-                let cancel = opcode::AsyncCancel::new(target).build();
-                // Accepts, receives and sends are cancelled: `user` ends in the listener, or in the entry, which says the ring.
+                let number = target as u32;
                 let ring = match target >> KIND_SHIFT {
-                    KIND_ACCEPT => {
-                        let (at, _) = std::mem::take(&mut self.accepting[target as u32 as usize]);
-                        &mut self.rings[at]
-                    }
-                    _ => self.place(target as u32).0,
+                    KIND_ACCEPT => &mut self.rings[self.accepting[number as usize].0],
+                    _ => self.place(number).0,
                 };
-                (ring, cancel)
+                (ring, opcode::AsyncCancel::new(target).build())
             }
             Op::Close { entry } => {
                 let (ring, local) = self.place(entry);

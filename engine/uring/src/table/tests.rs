@@ -1,6 +1,7 @@
 //! Each race of the table, by hand: completions in the order that hurts.
 
 mod linger;
+mod still;
 
 use std::sync::Arc;
 
