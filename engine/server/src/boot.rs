@@ -87,6 +87,10 @@ impl Channels {
         let (drained, drained_inbox) = mpsc::channel(usize::from(shards));
         Self { reports, reports_inbox, drained, drained_inbox }
     }
+
+    fn senders(&self) -> Senders {
+        Senders { reports: self.reports.clone(), drained: self.drained.clone() }
+    }
 }
 
 /// What a start that takes over has done already.
@@ -109,7 +113,8 @@ pub fn run(overrides: &Overrides, started: Instant, take_over: bool) -> Result<(
     };
     let plane = plane(&booted, started)?;
     let channels = channels.unwrap_or_else(|| Channels::new(booted.shards));
-    let Channels { reports, reports_inbox, drained, drained_inbox } = channels;
+    let senders = channels.senders();
+    let Channels { reports_inbox, drained_inbox, .. } = channels;
     let http = booted.listeners.http().try_clone().map_err(|error| address_error("listen.http", &error))?;
     let control_plane = plane.clone();
     let control = std::thread::Builder::new()
@@ -121,7 +126,6 @@ pub fn run(overrides: &Overrides, started: Instant, take_over: bool) -> Result<(
         Some(Ahead { crew, replayed, before, summary }) => (Some((crew, replayed)), Some((before, summary))),
         None => (None, None),
     };
-    let senders = Senders { reports, drained };
     let (mut running, ropes, exports) = start_shards(&mut booted, &plane, senders, reports_inbox, done)?;
     running.go();
     // A process that took over is not the one that systemd started. It must hear so before that one ends, which it would
@@ -308,25 +312,13 @@ fn owner_configs(config: &Config, shards: u16, slot_epoch: u32, align: u32) -> V
         .collect()
 }
 
-fn common(
-    fixed: &Fixed,
-    backend: &Backend,
-    entries: u32,
-    table_entries: u32,
-    shards: u16,
-    channels: &Channels,
-) -> fleet::Common {
-    let senders = Senders { reports: channels.reports.clone(), drained: channels.drained.clone() };
-    common_with(fixed, backend, (entries, table_entries), shards, senders)
-}
-
 /// Sending ends of [`Channels`].
 struct Senders {
     reports: mpsc::Sender<Box<ShardReport>>,
     drained: mpsc::Sender<u16>,
 }
 
-fn common_with(
+fn common(
     fixed: &Fixed,
     backend: &Backend,
     (entries, table_entries): (u32, u32),
@@ -371,8 +363,7 @@ fn replay_and_open(
     let replayed = replay::replay(plan)?;
     replay::sync_all(&fixed.data, booted.meta.logs, count)?;
     let tables = (booted.entries, booted.table_entries);
-    let crew =
-        fleet::open(booted.shards, common_with(fixed, &booted.backend, tables, booted.shards, senders))?;
+    let crew = fleet::open(booted.shards, common(fixed, &booted.backend, tables, booted.shards, senders))?;
     Ok((crew, replayed))
 }
 

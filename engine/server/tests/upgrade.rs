@@ -126,17 +126,8 @@ fn visitors(server: &Server, count: usize) -> Vec<Client> {
     (0..count).map(one).collect()
 }
 
-#[test]
-fn clients_stay_connected_and_notice_a_pause_at_most() {
-    let folder = Folder::new("take-over");
-    let mut old = Server::start(&folder, &TWO);
-    let mut agent = Client::agent(&old, &folder);
-    agent.online(8);
-    let mut quiet = visitors(&old, 24);
-    let mut browser = Client::visitor_over(&old, OverWebSocket::connect(&old));
-    browser.open();
-    browser.send(1, "before");
-    let mut gateway = Client::gateway(&old, &folder);
+/// Binds five visitors to channels of a gateway and opens a conversation for each: channels and conversations.
+fn bind_five(gateway: &mut Client) -> Vec<(u32, u64)> {
     let mut bound = Vec::new();
     for channel in 1..=5 {
         let visitor = format!("outside-{channel}");
@@ -153,6 +144,21 @@ fn clients_stay_connected_and_notice_a_pause_at_most() {
             _ => false,
         });
     }
+    bound
+}
+
+#[test]
+fn clients_stay_connected_and_notice_a_pause_at_most() {
+    let folder = Folder::new("take-over");
+    let mut old = Server::start(&folder, &TWO);
+    let mut agent = Client::agent(&old, &folder);
+    agent.online(8);
+    let mut quiet = visitors(&old, 24);
+    let mut browser = Client::visitor_over(&old, OverWebSocket::connect(&old));
+    browser.open();
+    browser.send(1, "before");
+    let mut gateway = Client::gateway(&old, &folder);
+    let bound = bind_five(&mut gateway);
     let mut speaker = Client::visitor(&old);
     speaker.open();
     speaker.send(1, "message 1");
@@ -174,10 +180,8 @@ fn clients_stay_connected_and_notice_a_pause_at_most() {
     for talker in talkers {
         let (mut client, n, longest) = talker.stop();
         println!("{n} messages across the take-over, longest wait {longest:?}");
-        let (_, shown) = client.newest();
-        assert!(!shown.is_empty());
-        let first = n + 1 - shown.len() as u64;
-        let expected: Vec<String> = (first..=n).map(|n| format!("message {n}")).collect();
+        let shown = client.history();
+        let expected: Vec<String> = (1..=n).map(|n| format!("message {n}")).collect();
         assert_eq!(shown, expected);
     }
     for client in &mut quiet {
@@ -423,6 +427,16 @@ fn a_signal_starts_the_successor_and_the_supervisor_is_told_who_it_is() {
     for client in &mut clients {
         client.send(2, "after");
     }
+    // The same by the admin route, of the process that took over.
+    let started = old.admin(&folder, "/v1/admin/upgrade", &serde_json::json!({}));
+    let words = told();
+    let pid = started["pid"].as_u64().expect("a process");
+    assert!(words.contains(&format!("MAINPID={pid}")), "{words}");
+    for client in &mut clients {
+        client.send(3, "later");
+    }
+    let status: serde_json::Value = serde_json::from_str(&old.get("/v1/status")).expect("JSON");
+    assert_eq!((&status["pid"], &status["upgraded"]["carried"]), (&started["pid"], &serde_json::json!(3)));
     let successor = Pid::from_raw(pid as i32).expect("a process");
     kill_process(successor, Signal::TERM).expect("alive");
     for client in &mut clients {

@@ -8,6 +8,7 @@
 use std::fs::File;
 
 use ringdesk_desk::ids::Slot;
+use ringdesk_persist::Meta;
 use ringdesk_shard::carry::Carried;
 use ringdesk_shard::router::Router;
 use ringdesk_uring::files::Durability;
@@ -24,9 +25,10 @@ use super::{
 };
 use crate::config::{Config, Overrides};
 use crate::say;
+use crate::tls::Certificate;
 use crate::upgrade::Summary;
 use crate::upgrade::take::Predecessor;
-use crate::upgrade::wire::Batch;
+use crate::upgrade::wire::{Batch, Welcome};
 use crate::{boot, journal};
 
 /// Bytes left to read with which the old process may be asked to stand still.
@@ -56,82 +58,120 @@ fn refused(sentence: impl Into<String>) -> BootError {
     BootError::TakeOver(sentence.into())
 }
 
+/// What is known before the logs are read.
+struct Prepared {
+    config: Config,
+    overrides: Overrides,
+    meta: Meta,
+    shards: u16,
+    nothing_moved: bool,
+    entries: u32,
+    table_entries: u32,
+    backend: Backend,
+    certificate: Option<Certificate>,
+    listeners: Listeners,
+}
+
+/// Everything that can be found out or opened beside the running server.
+fn prepare(welcome: &Welcome, overrides: &Overrides) -> Result<Prepared, BootError> {
+    let mut overrides = overrides.clone();
+    keep_given(&welcome.listeners, &mut overrides);
+    let config = Config::load(&overrides)?;
+    let data = &config.fixed.data;
+    let shards = shard_count(config.fixed.shards)?;
+    if shards != welcome.shards {
+        let sentence = "the number of shards changes at a restart only";
+        return Err(refused(format!(
+            "the running server has {} shards and this one would have {shards}: {sentence}",
+            welcome.shards
+        )));
+    }
+    let meta = folder::read_meta(data)?;
+    if meta.boot_epoch != welcome.boot_epoch {
+        return Err(refused("the running server does not serve this data folder"));
+    }
+    let nothing_moved = folder::is_same_layout(data, shards);
+    let descriptors = raise_descriptor_limit().unwrap_or(1024);
+    let disk = if welcome.direct_io { Durability::Direct } else { Durability::Buffered };
+    let backend = backend::choose(config.fixed.backend, data, Some(disk))?;
+    let entries = boot::table_entries(&config, &backend, descriptors, shards);
+    let certificate = boot::certificate(&config)?;
+    let listeners = Listeners::beside(&config, &welcome.listeners)?;
+    let table_entries = Backend::table(descriptors);
+    Ok(Prepared {
+        config,
+        overrides,
+        meta,
+        shards,
+        nothing_moved,
+        entries,
+        table_entries,
+        backend,
+        certificate,
+        listeners,
+    })
+}
+
 fn succeed_to(
     before: &mut Predecessor,
     overrides: &Overrides,
     channels: &mut Option<Channels>,
 ) -> Result<(Booted, Crew, Vec<Replayed>, Summary), BootError> {
-    let mut overrides = overrides.clone();
-    keep_given(&before.welcome.listeners, &mut overrides);
-    let config = Config::load(&overrides)?;
-    let data = config.fixed.data.clone();
-    let shards = shard_count(config.fixed.shards)?;
-    if shards != before.welcome.shards {
-        let sentence = "the number of shards changes at a restart only";
-        return Err(refused(format!(
-            "the running server has {} shards and this one would have {shards}: {sentence}",
-            before.welcome.shards
-        )));
-    }
-    let meta = folder::read_meta(&data)?;
-    if meta.boot_epoch != before.welcome.boot_epoch {
-        return Err(refused("the running server does not serve this data folder"));
-    }
-    let nothing_moved = folder::is_same_layout(&data, shards);
-    let descriptors = raise_descriptor_limit().unwrap_or(1024);
-    let disk = if before.welcome.direct_io { Durability::Direct } else { Durability::Buffered };
-    let backend = backend::choose(config.fixed.backend, &data, Some(disk))?;
-    let entries = boot::table_entries(&config, &backend, descriptors, shards);
-    let certificate = boot::certificate(&config)?;
-    let mut listeners = Listeners::beside(&config, &before.welcome.listeners)?;
+    let mut prepared = prepare(&before.welcome, overrides)?;
+    let Prepared { config, meta, shards, .. } = &prepared;
+    let (data, shards) = (config.fixed.data.clone(), *shards);
     let lock_file = data.join("LOCK");
     let align = File::open(&lock_file)
         .map(|file| folder::write_alignment(&file))
         .map_err(BootError::folder(&lock_file, "it cannot be read"))?;
-
-    let owners = owner_configs(&config, shards, meta.boot_epoch + 1, align);
-    let plan = replay::Plan {
+    let owners = owner_configs(config, shards, meta.boot_epoch + 1, align);
+    let mut followers = Followers::new(replay::Plan {
         data: &data,
         logs: meta.logs,
         boots: meta.boot_epoch,
         segment_bytes: owners[0].geometry.segment_bytes,
         shards: owners,
-        nothing_moved,
-    };
-    let mut followers = Followers::new(plan)?;
+        nothing_moved: prepared.nothing_moved,
+    })?;
     catch_up(&mut followers)?;
-    let table_entries = Backend::table(descriptors);
     let channels = channels.insert(Channels::new(shards));
-    let crew =
-        fleet::open(shards, common(&config.fixed, &backend, entries, table_entries, shards, channels))?;
+    let tables = (prepared.entries, prepared.table_entries);
+    let common = common(&config.fixed, &prepared.backend, tables, shards, channels.senders());
+    let crew = fleet::open(shards, common)?;
     // The kernels took a while to open.
     catch_up(&mut followers)?;
     say!(Info, "read {} records beside the running server; asking it to stand still", followers.records());
 
+    let listeners = &mut prepared.listeners;
     let given = before.stand_still(&mut |name, sockets| listeners.receive(name, sockets))?;
-    let Some(lock) = Lock::handed_over(&data, given.lock)
+    let lock = Lock::handed_over(&data, given.lock)
         .map_err(BootError::folder(&lock_file, "the lock cannot be taken"))?
-    else {
-        return Err(refused("the running server's lock is not that of this data folder"));
-    };
+        .ok_or_else(|| refused("the running server's lock is not that of this data folder"))?;
     let replayed = followers.finish(&given.ends)?;
     let summary = adopt_all(before, &crew, shards)?;
-    if !listeners.is_complete() {
+    if !prepared.listeners.is_complete() {
         return Err(refused("not every listener came along"));
     }
     before.claim()?;
+    Ok((own(prepared, lock)?, crew, replayed, summary))
+}
 
-    let same = folder::same_layout_always(&data, shards)?;
+/// The data are this process's: from META on in the order of any start.
+fn own(prepared: Prepared, lock: Lock) -> Result<Booted, BootError> {
+    let Prepared { config, overrides, meta, shards, nothing_moved, .. } = prepared;
+    let Prepared { entries, table_entries, backend, certificate, listeners, .. } = prepared;
+    let data = &config.fixed.data;
+    let same = folder::same_layout_always(data, shards)?;
     assert_eq!(same, nothing_moved, "the numbers of shards used so far cannot have changed");
-    let next = folder::next_boot(&data, shards)?;
+    let next = folder::next_boot(data, shards)?;
     assert_eq!(
         next.boot_epoch,
         meta.boot_epoch + 1,
         "the process before has written META after it gave it away"
     );
-    replay::sync_all(&data, next.logs, usize::from(shards))?;
-    let (directory, first_start) = open_directory(&data, next.logs)?;
-    let booted = Booted {
+    replay::sync_all(data, next.logs, usize::from(shards))?;
+    let (directory, first_start) = open_directory(data, next.logs)?;
+    Ok(Booted {
         config,
         meta: next,
         lock,
@@ -145,8 +185,7 @@ fn succeed_to(
         directory,
         first_start,
         backend,
-    };
-    Ok((booted, crew, replayed, summary))
+    })
 }
 
 fn catch_up(followers: &mut Followers<'_>) -> Result<(), BootError> {

@@ -478,34 +478,29 @@ impl Client {
 
     /// Bodies of all messages, oldest first; seqs must be dense over messages and states.
     pub fn history(&mut self) -> Vec<String> {
-        let (first, bodies) = self.newest();
-        assert_eq!(first, 1, "one page holds it");
-        bodies
-    }
-
-    /// The newest page of messages, and the seq it begins with.
-    pub fn newest(&mut self) -> (u64, Vec<String>) {
         let conversation = self.conversation;
-        self.write(&ClientMessage::History { conversation, before: 0, after: 0, limit: 200 });
-        let (mut bodies, mut first, mut last) = (Vec::new(), 0, 0);
-        self.expect(|message| {
-            let ServerMessage::Page { items, .. } = message else { return false };
-            for frame in frame::frames(items.as_bytes(), FRAME_BYTES_MAX as u32) {
-                let frame = frame.expect("whole frames");
-                let seq = match ServerMessage::decode(frame.header.kind, frame.body).expect("an item") {
-                    ServerMessage::Deliver { seq, body, .. } => {
-                        bodies.push(String::from_utf8(body.to_vec()).expect("UTF-8"));
-                        seq
-                    }
-                    ServerMessage::State { seq, .. } => seq,
-                    other => panic!("{other:?} is no item"),
-                };
-                first = if first == 0 { seq } else { first };
-                assert!(last == 0 || seq == last + 1, "seqs are dense");
-                last = seq;
-            }
-            true
-        });
-        (first, bodies)
+        let (mut bodies, mut last, mut more) = (Vec::new(), 0, true);
+        while more {
+            self.write(&ClientMessage::History { conversation, before: 0, after: last, limit: 200 });
+            self.expect(|message| {
+                let ServerMessage::Page { items, more: others, .. } = message else { return false };
+                more = *others;
+                for frame in frame::frames(items.as_bytes(), FRAME_BYTES_MAX as u32) {
+                    let frame = frame.expect("whole frames");
+                    let seq = match ServerMessage::decode(frame.header.kind, frame.body).expect("an item") {
+                        ServerMessage::Deliver { seq, body, .. } => {
+                            bodies.push(String::from_utf8(body.to_vec()).expect("UTF-8"));
+                            seq
+                        }
+                        ServerMessage::State { seq, .. } => seq,
+                        other => panic!("{other:?} is no item"),
+                    };
+                    last += 1;
+                    assert_eq!(seq, last, "seqs are dense");
+                }
+                true
+            });
+        }
+        bodies
     }
 }
