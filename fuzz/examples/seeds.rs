@@ -5,8 +5,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ringdesk_desk::ids::{AgentId, ConversationId, DeviceId, SiteId};
 use ringdesk_protocol::proxy::SIGNATURE;
 use ringdesk_protocol::ws::{Deflate, Deflater, Opcode, Subprotocol, client, encode};
+use ringdesk_shard::carry::{Carried, Hello, Listen, Ready, Session, Stage};
+use ringdesk_shard::io::ListenerKind;
+use ringdesk_shard::message::{Identity, Principal, Transport};
 use serde_json::Value as Json;
 
 fn main() -> io::Result<()> {
@@ -19,6 +23,7 @@ fn main() -> io::Result<()> {
     websocket(&corpus, &vectors)?;
     upgrade(&corpus)?;
     ticket(&corpus)?;
+    carry(&corpus)?;
     record(&corpus, &root)?;
     log(&corpus, &root)
 }
@@ -365,4 +370,69 @@ fn golden(text: &str) -> Vec<u8> {
         bytes[offset..offset + row.len()].copy_from_slice(&row);
     }
     bytes
+}
+
+/// Connections at every stage, with what a shard makes of their bytes.
+fn carry(corpus: &Corpus) -> io::Result<()> {
+    let ping = [[8, 0, 0, 0, 0x0B, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0].as_slice(), &[7; 8]].concat();
+    let mut masked = Vec::new();
+    encode::masked(Opcode::Binary, &ping, [1, 2, 3, 4], &mut masked);
+    let tail = Listen { from_tail: true, ..listen(0) };
+    let visitor = |seq| ready(false, vec![(0, session("visitor-2", 0, vec![listen(seq)]))]);
+    let bound = (1..4).map(|channel| (channel, session("g", 0, vec![listen(channel)]))).collect();
+    let proxied = ListenerKind { proxied: true, ..ListenerKind::WEBSOCKET };
+    let (stream, binary, text) = (Transport::Stream, Transport::WsBinary, Transport::WsJson);
+    let agent = Identity::Agent { agent: AgentId(7), login: "agent-1".into() };
+    let seeds = [
+        ("visitor", stream, ping.clone(), visitor(2)),
+        ("cut", stream, ping[..5].to_vec(), visitor(1)),
+        (
+            "agent",
+            binary,
+            masked.clone(),
+            ready(false, vec![(0, session("agent-1", 7, vec![listen(2), tail]))]),
+        ),
+        ("gateway", stream, ping, ready(true, bound)),
+        ("ended", text, b"\x81\x80".to_vec(), ready(false, Vec::new())),
+        ("beyond", text, Vec::new(), visitor(u32::MAX)),
+        ("hello", binary, masked[..9].to_vec(), taken(Identity::Visitor { visitor: "visitor-2".into() })),
+        ("hello_agent", stream, Vec::new(), taken(agent)),
+        ("hello_gateway", stream, vec![0; 3], taken(Identity::Gateway)),
+        ("greeting", stream, vec![9; 20], Stage::Greeting { upgraded: false }),
+        ("upgrading", text, b"GET /ws HTTP/1.1\r\n".to_vec(), Stage::Greeting { upgraded: false }),
+        ("upgraded", binary, masked, Stage::Greeting { upgraded: true }),
+        ("proxy", text, SIGNATURE[..7].to_vec(), Stage::Proxy(proxied)),
+        ("proxy_tls", stream, Vec::new(), Stage::Proxy(ListenerKind { tls: true, ..proxied })),
+        ("closing", stream, Vec::new(), Stage::Closing),
+    ];
+    for (name, transport, undecoded, stage) in seeds {
+        let deflate = (transport == binary).then(|| Deflate::of_window(12).expect("a window"));
+        let address = Some(std::net::IpAddr::from([192, 0, 2, 1]));
+        let unsent = if name == "closing" { b"bye".to_vec() } else { Vec::new() };
+        let mut bytes = Vec::new();
+        Carried { transport, deflate, address, silent_s: 3, unsent, undecoded, stage }.encode(&mut bytes);
+        corpus.put("carry", name, &[&bytes])?;
+    }
+    Ok(())
+}
+
+fn listen(after: u32) -> Listen {
+    Listen { conversation: ConversationId(1 << 48 | 1), after, from_tail: false, live: after > 1 }
+}
+
+fn session(name: &str, agent: u32, listens: Vec<Listen>) -> Session {
+    Session { name: name.into(), device: DeviceId(2), agent, listens }
+}
+
+fn ready(gateway: bool, sessions: Vec<(u32, Session)>) -> Stage {
+    let (site, site_name) = (SiteId(1), "demo".into());
+    Stage::Ready(Box::new(Ready { site, site_name, issued_s: 1, log_epoch: 1, gateway, sessions }))
+}
+
+/// A HELLO that was taken and not answered.
+fn taken(identity: Identity) -> Stage {
+    let (site, site_name) = (SiteId(1), "demo".into());
+    let principal = Principal { site, site_name, identity, expires_s: 2, issued_s: 1 };
+    let cursors = vec![(1 << 48 | 1, 1, 1)];
+    Stage::Hello(Box::new(Hello { principal, device: DeviceId(2), tag: 1, cursors, frames: Vec::new() }))
 }

@@ -1,12 +1,13 @@
 //! Fuzz targets: each module takes any bytes, gives them to one decoder, and panics if the decoder breaks a promise.
 //!
 //! Order, along the data path: [`proxy`], [`frame`], [`message`], [`json`], [`websocket`], [`upgrade`], [`ticket`]; then what is
-//! read from the disk: [`record`], [`log`]; and at the end all of it together, [`shard`]. A target is a pure function of its input, so an input that fails once
+//! read from the disk: [`record`], [`log`]; what another process hands over: [`carry`]; and at the end all of it together, [`shard`]. A target is a pure function of its input, so an input that fails once
 //! fails always; the runner keeps it, and it becomes a file in `corpus/` and a named test of the crate it concerns.
 //!
 //! Decoders that are fed piece by piece are checked for every way of cutting: the first bytes of the input
 //! ([`pieces`]) say how the rest is cut.
 
+pub mod carry;
 pub mod frame;
 pub mod json;
 pub mod log;
@@ -33,5 +34,6 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("ticket", ticket::check),
     ("record", record::check),
     ("log", log::check),
+    ("carry", carry::check),
     ("shard", shard::check),
 ];

@@ -12,7 +12,8 @@ use ringdesk_desk::Limits;
 use ringdesk_persist::{DiskDone, DiskOp, Geometry, LogId, Tail};
 use ringdesk_protocol::ws::{self, Decoder, Opcode, Subprotocol, encode};
 use ringdesk_protocol::{Availability, ClientMessage, Content, Role, ServerMessage, frame, json};
-use ringdesk_shard::io::{ConnId, Input, Inputs, ListenerKind, Now, Output, Outputs};
+use ringdesk_shard::carry::Carried;
+use ringdesk_shard::io::{ConnId, Input, Inputs, ListenerKind, Now, Output, Outputs, Stand};
 use ringdesk_shard::router::Router;
 use ringdesk_shard::settings::Settings;
 use ringdesk_shard::ticket::{Claims, ISSUER, issue};
@@ -80,18 +81,19 @@ impl Transport {
 }
 
 /// One shard over a disk that does at once what it is asked.
-struct World {
+pub(crate) struct World {
     shard: Shard,
     inputs: Inputs,
     disk: BTreeMap<u32, Vec<u8>>,
     heard: BTreeMap<ConnId, Vec<u8>>,
     closed: Vec<ConnId>,
+    stood: Vec<(ConnId, Carried)>,
     now: Now,
     next_index: u32,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = Now { mono_ns: 1_000_000_000, wall_ms: WALL_S * 1_000 };
         let settings = Arc::new(Settings {
             ticket_key: KEY.to_vec(),
@@ -115,7 +117,7 @@ impl World {
         let shard = Shard::boot(0, Replay::new(config), settings, Tail::fresh(LogId(0)), 1, now);
         let shard = shard.unwrap_or_else(|error| panic!("an empty log boots: {error:?}"));
         let (inputs, disk, heard) = (Inputs::default(), BTreeMap::new(), BTreeMap::new());
-        Self { shard, inputs, disk, heard, closed: Vec::new(), now, next_index: 0 }
+        Self { shard, inputs, disk, heard, closed: Vec::new(), stood: Vec::new(), now, next_index: 0 }
     }
 
     /// Turns until nothing is left to do at this moment.
@@ -151,10 +153,37 @@ impl World {
                 let done = perform(&mut self.disk, op);
                 self.inputs.events.push(Input::Disk(done));
             }
+            Output::Stood(stood) => self.stood.extend(stood.carried),
             Output::Fatal(sentence) => panic!("the shard stopped: {sentence}"),
             Output::HandOver { .. } | Output::ToShard { .. } => panic!("there is one shard"),
             _ => {}
         }
+    }
+
+    /// A connection that another process had.
+    pub(crate) fn adopt(&mut self, carried: Carried) -> ConnId {
+        self.next_index += 1;
+        let conn = ConnId { index: self.next_index, generation: 1 };
+        self.inputs.events.push(Input::Adopted { conn, carried: Box::new(carried) });
+        self.settle();
+        conn
+    }
+
+    /// Every connection, written down.
+    pub(crate) fn stand_still(&mut self) -> Vec<Carried> {
+        self.inputs.events.push(Input::Stand(Stand::Still));
+        self.settle();
+        self.pass_ms(20);
+        assert!(self.shard.is_settled(), "something is left to do");
+        self.inputs.events.push(Input::Stand(Stand::Collect));
+        self.settle();
+        let stood = std::mem::take(&mut self.stood);
+        stood.into_iter().map(|(_, carried)| carried).collect()
+    }
+
+    pub(crate) fn go_on(&mut self) {
+        self.inputs.events.push(Input::Stand(Stand::GoOn));
+        self.settle();
     }
 
     fn pass_ms(&mut self, ms: u64) {
@@ -182,7 +211,7 @@ impl World {
         self.settle();
     }
 
-    fn hangup(&mut self, conn: ConnId) {
+    pub(crate) fn hangup(&mut self, conn: ConnId) {
         if !self.closed.contains(&conn) {
             self.inputs.events.push(Input::Hangup { conn });
             self.settle();
@@ -196,7 +225,7 @@ impl World {
     }
 
     /// An agent at work and a visitor with a conversation, so that there is something to meddle with.
-    fn neighbours(&mut self) {
+    pub(crate) fn neighbours(&mut self) {
         let agent = self.connect(ListenerKind::BINARY);
         self.say(agent, &hello(2, 1, &ticket(2, 1)));
         self.say(agent, &ClientMessage::Presence { n: 1, availability: Availability::Online, capacity: 5 });
@@ -252,7 +281,7 @@ impl World {
         assert!(!self.closed.contains(&conn), "a good HELLO was refused");
     }
 
-    fn another_is_served(&mut self) {
+    pub(crate) fn another_is_served(&mut self) {
         let other = self.connect(ListenerKind::BINARY);
         self.say(other, &hello(1, 4, &ticket(1, 4)));
         self.say(other, &ClientMessage::Open { n: 1, topic: "" });

@@ -71,6 +71,11 @@ fn a_peer_that_is_still_sending_reads_the_whole_goodbye() {
 }
 
 #[test]
+fn a_pair_that_stands_still_goes_on_where_it_was() {
+    conformance::a_pair_that_stands_still_goes_on_where_it_was(start("still", |_| {}));
+}
+
+#[test]
 fn a_reactor_dropped_at_work_leaves_nothing_behind() {
     for _ in 0..3 {
         conformance::a_pair_dropped_at_work_leaves_nothing_behind(start("dropped", |_| {}));

@@ -43,7 +43,7 @@ pub struct Carried {
     pub deflate: Option<Deflate>,
     /// The client's address, where it is counted.
     pub address: Option<IpAddr>,
-    /// Seconds since it was last heard; before HELLO since it was accepted.
+    /// Seconds for which it had not been heard, before HELLO since it was accepted, when its shard stood still.
     pub silent_s: u32,
     /// Bytes it has still to be sent, as they go over the wire, before any other.
     pub unsent: Vec<u8>,

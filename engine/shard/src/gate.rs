@@ -65,8 +65,7 @@ impl<T> Gate<T> {
     }
 
     /// Whether nothing is held.
-    #[cfg(test)]
-    fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 }

@@ -9,6 +9,9 @@ use ringdesk_shard::io::{ConnId, Control, Input, ListenerKind, Stand};
 use ringdesk_shard::router::Router;
 use world::{Client, WALL_S, World, send, ticket};
 
+/// A connection, and the shard and entry it was at.
+type Placed = ((u16, u32), Carried);
+
 fn order(world: &mut World, stand: Stand) {
     world.inputs.iter_mut().for_each(|inputs| inputs.events.push(Input::Stand(stand)));
     world.settle();
@@ -22,7 +25,7 @@ fn stand_still(world: &mut World) {
 }
 
 /// What is written down, by where it was, after it was bytes; and how many were in TLS.
-fn collect(world: &mut World) -> (Vec<((u16, u32), Carried)>, u32) {
+fn collect(world: &mut World) -> (Vec<Placed>, u32) {
     order(world, Stand::Collect);
     let (mut all, mut tls) = (Vec::new(), 0);
     for (shard, stood) in std::mem::take(&mut world.stood) {
@@ -38,7 +41,7 @@ fn collect(world: &mut World) -> (Vec<((u16, u32), Carried)>, u32) {
 }
 
 /// Another process with `shards` shards begins with these connections; the `boot`-th.
-fn adopt(world: &mut World, (shards, boot): (u16, u32), all: Vec<((u16, u32), Carried)>) {
+fn adopt(world: &mut World, (shards, boot): (u16, u32), all: Vec<Placed>) {
     world.reboot(shards, boot);
     let router = Router::even(shards);
     for (was, carried) in all {
@@ -67,7 +70,7 @@ fn conversation(world: &mut World) -> (Client, Client, u64) {
     let visitor = world.visitor(0, "v-1", 11, &[]);
     let conversation = world.open(visitor, 1);
     world.say(visitor, &send(conversation, 1, 0, "one"), 5);
-    (world.heard(agent), world.heard(visitor));
+    world.received.clear();
     (agent, visitor, conversation)
 }
 

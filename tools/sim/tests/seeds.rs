@@ -2,6 +2,7 @@
 
 use ringdesk_sim::kernel::Bites;
 use ringdesk_sim::run_seed;
+use ringdesk_sim::upgrade::Upgraded;
 
 /// Seeds from the environment variable `SIM_SEEDS`, or 100.
 fn seeds() -> u64 {
@@ -11,7 +12,7 @@ fn seeds() -> u64 {
 
 #[test]
 fn every_promise_holds_and_every_fault_occurs() {
-    let mut sum = Bites::default();
+    let (mut sum, mut upgraded) = (Bites::default(), Upgraded::default());
     let (mut crashes, mut fatals, mut items, mut busy, mut lanes_full) = (0, 0, 0, 0, 0);
     // BUSY comes in one seed of fifty: the slice goes on until one is met, or for so long that it must have been.
     for seed in 0..seeds() + 500 {
@@ -20,6 +21,7 @@ fn every_promise_holds_and_every_fault_occurs() {
         }
         let outcome = run_seed(seed, false);
         sum += outcome.bites;
+        upgraded += outcome.upgraded;
         crashes += outcome.crashes;
         fatals += outcome.fatals;
         items += outcome.items;
@@ -27,8 +29,9 @@ fn every_promise_holds_and_every_fault_occurs() {
         lanes_full += outcome.lanes_full;
     }
     println!(
-        "{crashes} crashes, {fatals} shards gave up, {items} items, {busy} BUSY, {lanes_full} full lanes, {sum:?}"
+        "{crashes} crashes, {fatals} shards gave up, {items} items, {busy} BUSY, {lanes_full} full lanes, {sum:?}, {upgraded:?}"
     );
+    assert!(upgraded.done > 0 && upgraded.called_off_early > 0 && upgraded.called_off_late > 0);
     assert!(crashes > 0 && fatals > 0 && items > 0 && busy > 0);
     let idle: Vec<&str> =
         sum.named().into_iter().filter(|(_, times)| *times == 0).map(|(name, _)| name).collect();

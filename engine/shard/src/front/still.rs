@@ -132,14 +132,13 @@ impl Front {
     /// the connections from now on.
     pub fn collect(&mut self) -> StoodConnections {
         let still = self.still.expect("connections are collected while the shard stands still");
-        let (now_s, log_epoch) = (self.now_s, self.log_epoch);
+        let age = CarryFrom { since_s: still.since_s, log_epoch: self.log_epoch, wall_s: still.wall_s };
         let mut carried = Vec::new();
         for index in 0..self.connections.end() {
             let Some(connection) = self.connections.get_mut(index) else { continue };
             if connection.tls.is_some() {
                 continue;
             }
-            let age = CarryFrom { now_s, log_epoch, wall_s: still.wall_s };
             let mut one = connection.carried(&age, &mut self.deflater);
             one.address = self.addresses.of(connection.address);
             if let Stage::Ready(ready) = &mut one.stage
@@ -156,7 +155,7 @@ impl Front {
 
 /// What a connection does not know itself.
 struct CarryFrom {
-    now_s: u32,
+    since_s: u32,
     log_epoch: u32,
     wall_s: u32,
 }
@@ -185,7 +184,8 @@ impl Connection {
             transport: self.transport,
             deflate: self.deflate(),
             address: None,
-            silent_s: from.now_s.saturating_sub(self.heard_s),
+            // What it says while nobody reads it is not silence.
+            silent_s: from.since_s.saturating_sub(self.heard_s),
             unsent,
             undecoded: if self.closing { Vec::new() } else { undecoded },
             stage: self.stage(from),

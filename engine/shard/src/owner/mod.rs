@@ -145,7 +145,7 @@ impl Owner {
     /// Whether all that was begun is durable, let out, and vouched for in the log. Notes that find no room do not
     /// count: unconfirmed, they are told again at the next start.
     pub fn is_settled(&self) -> bool {
-        let waits = self.gate.len() > 0 || self.reads.jobs() > 0 || !self.unbooted.is_empty();
+        let waits = !self.gate.is_empty() || self.reads.jobs() > 0 || !self.unbooted.is_empty();
         !waits && !self.is_ready() && self.appender.is_settled()
     }
 

@@ -11,21 +11,22 @@ use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ringdesk_desk::ids::{DeviceId, SiteId, Slot};
 use ringdesk_persist::{DiskDone, DiskOp, LogId, OpId, Pages};
 use ringdesk_ring::mesh;
-use ringdesk_shard::io::{ConnId, Input, Inputs, ListenerKind, Now, Output, Outputs};
+use ringdesk_shard::io::{ConnId, Input, Inputs, ListenerKind, Now, Output, Outputs, Stand};
 use ringdesk_shard::message::{HandOver, Identity, Principal, ShardMessage, Transport};
 use ringdesk_uring::clock::HostClock;
 use ringdesk_uring::kernel::Kernel;
 use ringdesk_uring::listen::{self, Endpoint};
 use ringdesk_uring::mailbox::{Letter, Mailbox};
 use ringdesk_uring::reactor::{Limits, Reactor, ReactorCounts};
-use ringdesk_uring::run::RunEnd;
+use ringdesk_uring::run::{News, RunEnd};
+use ringdesk_uring::still::Settling;
 use ringdesk_uring::table::TableCounts;
 use ringdesk_uring::turn::Turn;
 
@@ -143,6 +144,23 @@ impl Echo {
         }
     }
 
+    fn stand(&mut self, stand: Stand, outputs: &mut Outputs) {
+        let conns: Vec<ConnId> = self.peers.keys().copied().collect();
+        match stand {
+            Stand::Still => outputs.events.extend(conns.into_iter().map(|conn| Output::Pause { conn })),
+            Stand::Collect => outputs.events.push(Output::Stood(Box::default())),
+            Stand::GoOn => {
+                for conn in conns {
+                    let peer = self.peers.get_mut(&conn).expect("an open connection");
+                    peer.sending = false;
+                    let once = !peer.echoing;
+                    outputs.events.push(Output::Receive { conn, once });
+                    self.reply(conn, &[], outputs);
+                }
+            }
+        }
+    }
+
     fn disk_done(&mut self, done: DiskDone, outputs: &mut Outputs) {
         let conn = self.disk.expect("somebody asked");
         if let Err(errno) = done.result {
@@ -207,6 +225,13 @@ impl Turn for Echo {
                         outputs.events.push(Output::ToShard { to: from, message });
                     }
                 }
+                Input::Stand(stand) => self.stand(stand, outputs),
+                Input::Unsent { conn, buffer, from } => {
+                    let peer = self.peers.get_mut(&conn).expect("an open connection");
+                    // Still `sending`: nothing follows until the rest went out.
+                    let rest = buffer[from as usize..].to_vec();
+                    peer.waiting.splice(..0, rest);
+                }
                 Input::HandOverFailed { conn, .. } => outputs.events.push(Output::Close { conn }),
                 other => panic!("{other:?}"),
             }
@@ -231,6 +256,8 @@ pub struct Ended<F> {
 pub struct Pair<F> {
     pub addresses: Vec<SocketAddr>,
     mailboxes: Vec<Mailbox>,
+    /// What shards said that stand still.
+    news: Receiver<(u16, News)>,
     threads: Vec<JoinHandle<Ended<F>>>,
 }
 
@@ -250,6 +277,7 @@ impl<F: Send + 'static> Pair<F> {
     ) -> Self {
         let data = folder(name);
         let (mut addresses, mut mailboxes, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        let (teller, news) = channel();
         for (shard, port) in (0u16..).zip(mesh(2, 64)) {
             let any = Endpoint::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
             let listening = listen::open(&any, 1).expect("a free port");
@@ -257,19 +285,43 @@ impl<F: Send + 'static> Pair<F> {
             addresses.push(address);
             let (open, data) = (open.clone(), data.join(format!("{shard}")));
             let (started, mailbox) = channel();
+            let teller = teller.clone();
             threads.push(std::thread::spawn(move || {
                 let (kernel, found) = open(shard, data, listening.sockets);
-                run(kernel, shard, port, started, found)
+                run(kernel, shard, port, (started, teller), found)
             }));
             mailboxes.push(mailbox.recv().expect("the shard starts"));
         }
-        Self { addresses, mailboxes, threads }
+        Self { addresses, mailboxes, news, threads }
     }
 
     pub fn connect(&self, shard: usize) -> TcpStream {
         let stream = TcpStream::connect(self.addresses[shard]).expect("the shard listens");
         stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
         stream
+    }
+
+    fn post(&self, letter: &Letter) {
+        for mailbox in &self.mailboxes {
+            mailbox.post(letter.clone()).expect("an empty mailbox");
+        }
+    }
+
+    /// Until all stand still together, and have written down what they have.
+    fn stand_still(&self) {
+        self.post(&Letter::Still { patience: Duration::from_millis(20) });
+        let mut settling = Settling::new(2);
+        while !settling.is_still() {
+            match self.news.recv_timeout(Duration::from_secs(10)).expect("they come to stand still") {
+                (shard, News::Quiet(quiet)) => settling.tell(shard, quiet),
+                other => panic!("{other:?}"),
+            }
+        }
+        self.post(&Letter::Collect);
+        for _ in 0..2 {
+            let told = self.news.recv_timeout(Duration::from_secs(10)).expect("an answer");
+            assert!(matches!(told.1, News::Still(_)), "{told:?}");
+        }
     }
 
     pub fn stop(self) -> Vec<Ended<F>> {
@@ -296,14 +348,20 @@ fn run<K: Kernel, F>(
     kernel: K,
     shard: u16,
     port: ringdesk_ring::Port<ShardMessage>,
-    started: Sender<Mailbox>,
+    (started, teller): (Sender<Mailbox>, Sender<(u16, News)>),
     found: F,
 ) -> Ended<F> {
     let mut reactor =
         Reactor::new(kernel, Echo::new(shard), port, &[ListenerKind::BINARY], Limits::default());
     started.send(reactor.mailbox()).expect("the test waits");
     let mut clock = HostClock::start();
-    let end = reactor.run(&mut clock, Duration::ZERO, &mut |_news| ControlFlow::Continue(()));
+    let end = reactor.run(&mut clock, Duration::ZERO, &mut |news| {
+        if matches!(news, News::Quiet(_) | News::Still(_)) {
+            // Only a test about standing still listens.
+            let _ = teller.send((shard, news));
+        }
+        ControlFlow::Continue(())
+    });
     let (counts, table) = reactor.counts();
     Ended { end, reactor: counts, table, found }
 }
@@ -457,4 +515,47 @@ pub fn a_pair_dropped_at_work_leaves_nothing_behind<F: Send + 'static>(pair: Pai
     for stream in &mut streams {
         assert_gone(stream);
     }
+}
+
+/// Bytes of a long echo: more than the buffers of two sockets hold.
+const LONG_BYTES: usize = 12 << 20;
+
+/// A client that does not read has half a send cancelled under it, another one connects meanwhile: when the shards go
+/// on, the first reads every byte once and in order, and the second is served.
+pub fn a_pair_that_stands_still_goes_on_where_it_was<F: Send + 'static>(pair: Pair<F>) {
+    let mut slow = pair.connect(0);
+    let bytes: Vec<u8> = (0..LONG_BYTES as u32 / 4).flat_map(u32::to_le_bytes).collect();
+    let mut writing = slow.try_clone().expect("a second handle");
+    let sent = bytes.clone();
+    let writer = std::thread::spawn(move || {
+        writing.write_all(b"e").expect("the shard reads");
+        writing.write_all(&sent).expect("the shard reads on");
+    });
+    let mut moved = pair.connect(1);
+    exchange(&mut moved, b"hover there", b"over there");
+    let mut got = Vec::new();
+    for _ in 0..3 {
+        // The shard is in the middle of a send that finds no room.
+        std::thread::sleep(Duration::from_millis(50));
+        pair.stand_still();
+        let mut late = pair.connect(0);
+        late.write_all(b"ehello").expect("the backlog takes it");
+        late.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
+        let early = late.read(&mut [0; 1]).expect_err("nobody accepts");
+        assert!(matches!(early.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{early}");
+        pair.post(&Letter::GoOn);
+        late.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        exchange(&mut late, b"", b"hello");
+        exchange(&mut moved, b"still here", b"still here");
+        let mut part = vec![0; LONG_BYTES / 8];
+        slow.read_exact(&mut part).expect("the echo goes on");
+        got.append(&mut part);
+    }
+    let mut rest = vec![0; LONG_BYTES - got.len()];
+    slow.read_exact(&mut rest).expect("the echo ends");
+    got.append(&mut rest);
+    let differs = got.iter().zip(&bytes).position(|(got, sent)| got != sent);
+    assert_eq!(differs, None, "the stream was torn");
+    writer.join().expect("the writer ends");
+    pair.stop();
 }
