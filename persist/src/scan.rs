@@ -70,14 +70,35 @@ struct Loose {
     bad: bool,
 }
 
-/// A segment file under the scan.
-struct File<'a> {
-    segment: u32,
-    generation: u32,
-    bytes: &'a [u8],
+/// What is known of a segment file from its header and length.
+#[derive(Clone, Copy)]
+pub(crate) struct Opened {
+    pub segment: u32,
+    pub generation: u32,
     /// Length that the file should have.
-    full: u32,
-    whole: bool,
+    pub full: u32,
+    /// The file has a good header and its full length.
+    pub whole: bool,
+    /// What was found when it was opened.
+    found: (Option<Position>, usize),
+}
+
+/// A segment file under the scan, or a part of one.
+#[derive(Clone, Copy)]
+pub(crate) struct File<'a> {
+    pub opened: Opened,
+    /// Its bytes from `from` on.
+    pub bytes: &'a [u8],
+    /// A multiple of the sector's length.
+    pub from: u32,
+}
+
+impl<'a> File<'a> {
+    /// The sector at this byte of the file, if it was read.
+    pub(crate) fn sector(&self, at: u32) -> Option<&'a [u8]> {
+        let at = at.checked_sub(self.from)? as usize;
+        self.bytes.get(at..at + SECTOR_BYTES)
+    }
 }
 
 /// A scan of one log in progress.
@@ -161,11 +182,7 @@ impl SegmentScan {
         content: Result<&[u8], i32>,
         visit: &mut dyn FnMut(Record<'_>),
     ) -> Result<(), ScanError> {
-        if segment < self.expected {
-            return Err(ScanError::Order(segment));
-        }
-        self.expect(segment);
-        self.expected = segment + 1;
+        self.arrive(segment)?;
         let bytes = match content {
             Ok(bytes) => bytes,
             Err(errno) => {
@@ -174,20 +191,36 @@ impl SegmentScan {
                 return Ok(());
             }
         };
-        self.bytes += bytes.len() as u64;
-        let Some(file) = self.open(segment, bytes)? else { return Ok(()) };
-        let (found, clean) = (self.batches_found(), file.whole);
-        self.walk(&file, visit);
-        if bytes.len() < file.full as usize {
-            // Acked batches may have stood in the missing part.
-            self.disturb(segment);
+        if let Some(opened) = self.open(segment, bytes, bytes.len())? {
+            let usable = bytes.len().min(opened.full as usize) / SECTOR_BYTES * SECTOR_BYTES;
+            self.walk(&File { opened, bytes: &bytes[..usable], from: 0 }, SECTOR_BYTES as u32, visit);
+            if bytes.len() < opened.full as usize {
+                // Acked batches may have stood in the missing part.
+                self.disturb(segment);
+            }
+            self.close(opened);
         }
+        Ok(())
+    }
+
+    /// All of the file was looked at: a spare, or a part of the log.
+    pub(crate) fn close(&mut self, opened: Opened) {
+        let Opened { segment, generation, full, whole, found } = opened;
         let touched = self.loose.is_some_and(|loose| loose.to.segment() == segment);
-        if clean && !touched && found == self.batches_found() && self.content < Some(segment) {
-            self.spares.push(Spare { segment, generation: file.generation, bytes: file.full });
+        if whole && !touched && found == self.batches_found() && self.content < Some(segment) {
+            self.spares.push(Spare { segment, generation, bytes: full });
         } else {
             self.content = Some(segment);
         }
+    }
+
+    /// The next file is there; those between it and the one before are not.
+    pub(crate) fn arrive(&mut self, segment: u32) -> Result<(), ScanError> {
+        if segment < self.expected {
+            return Err(ScanError::Order(segment));
+        }
+        self.expect(segment);
+        self.expected = segment + 1;
         Ok(())
     }
 
@@ -238,8 +271,15 @@ impl SegmentScan {
         }
     }
 
-    /// Looks at a file's header and length. None if no batch in it can be believed.
-    fn open<'a>(&mut self, segment: u32, bytes: &'a [u8]) -> Result<Option<File<'a>>, ScanError> {
+    /// Looks at the header of the next file, whose first `bytes` and whole length, `len`, are given. None if no batch in it
+    /// can be believed.
+    pub(crate) fn open(
+        &mut self,
+        segment: u32,
+        bytes: &[u8],
+        len: usize,
+    ) -> Result<Option<Opened>, ScanError> {
+        self.bytes += bytes.len() as u64;
         let log = self.plan.log;
         let head = SegmentHead::decode(log, segment, bytes);
         if let Some(head) = head
@@ -248,14 +288,12 @@ impl SegmentScan {
             return Err(ScanError::Version(segment, head.version));
         }
         let full = head
-            .map_or(self.plan.segment_bytes.max(u32::try_from(bytes.len()).unwrap_or(u32::MAX)), |head| {
-                head.bytes
-            });
+            .map_or(self.plan.segment_bytes.max(u32::try_from(len).unwrap_or(u32::MAX)), |head| head.bytes);
         self.lengths.insert(segment, full);
-        let short = bytes.len() < full as usize;
+        let short = len < full as usize;
         if short {
             // A sector cut in two cannot be verified; it counts as gone.
-            let end = bytes.len() / SECTOR_BYTES * SECTOR_BYTES;
+            let end = len / SECTOR_BYTES * SECTOR_BYTES;
             self.report(DamageKind::Short, segment, end as u32, full);
         }
         let usable = bytes.len().min(full as usize) / SECTOR_BYTES * SECTOR_BYTES;
@@ -277,38 +315,89 @@ impl SegmentScan {
         }
         self.generation = generation;
         self.generations.insert(log, segment, generation);
-        Ok(Some(File { segment, generation, bytes, full, whole: head.is_some() && !short }))
+        let (whole, found) = (head.is_some() && !short, self.batches_found());
+        Ok(Some(Opened { segment, generation, full, whole, found }))
     }
 
-    fn walk(&mut self, file: &File<'_>, visit: &mut dyn FnMut(Record<'_>)) {
-        let mut at = SECTOR_BYTES;
-        while at < file.bytes.len() {
-            let position = Position::new(self.plan.log, file.segment, at as u32);
-            let sector = &file.bytes[at..at + SECTOR_BYTES];
-            let head = match sector::classify(sector, file.generation, position) {
+    /// Looks at all that was read of a file from `at` on.
+    pub(crate) fn walk(&mut self, file: &File<'_>, mut at: u32, visit: &mut dyn FnMut(Record<'_>)) {
+        while let Some(sector) = file.sector(at) {
+            let position = Position::new(self.plan.log, file.opened.segment, at);
+            let head = match sector::classify(sector, file.opened.generation, position) {
                 Sector::Blank | Sector::Older => {
-                    at += SECTOR_BYTES;
+                    at += SECTOR_BYTES as u32;
                     continue;
                 }
-                Sector::Good(Role::Head) => BatchHead::decode(&sector[SECTOR_HEAD..]).filter(|head| {
-                    position.offset().checked_add(head.bytes).is_some_and(|end| end <= file.full)
-                }),
+                Sector::Good(Role::Head) => batch_at(file, sector, at),
                 Sector::Good(Role::Body) => {
                     self.loosen(position, false);
-                    at += SECTOR_BYTES;
+                    at += SECTOR_BYTES as u32;
                     continue;
                 }
                 Sector::Good(Role::Segment) | Sector::Bad => None,
             };
             let Some(head) = head else {
                 self.loosen(position, true);
-                at += SECTOR_BYTES;
+                at += SECTOR_BYTES as u32;
                 continue;
             };
             let found = self.gather(file, head, position);
-            at += head.bytes as usize;
+            at += head.bytes;
             self.follow(found, visit);
         }
+    }
+
+    /// Takes the batches that stand one behind the other from `at` on, whole, each naming the one before: what a log that
+    /// is being written has for sure. Gives the end of the last, where the rest is looked at again later.
+    pub(crate) fn walk_whole(
+        &mut self,
+        file: &File<'_>,
+        mut at: u32,
+        visit: &mut dyn FnMut(Record<'_>),
+    ) -> u32 {
+        let mut taken = at;
+        while let Some(sector) = file.sector(at) {
+            let position = Position::new(self.plan.log, file.opened.segment, at);
+            let head = match sector::classify(sector, file.opened.generation, position) {
+                Sector::Blank | Sector::Older => {
+                    at += SECTOR_BYTES as u32;
+                    continue;
+                }
+                Sector::Good(Role::Head) => batch_at(file, sector, at),
+                Sector::Good(_) | Sector::Bad => None,
+            };
+            let Some(head) = head else { break };
+            let found = self.gather(file, head, position);
+            let base = if self.unanchored { chain::named(&found.head) } else { self.base };
+            let next = chain::relate(&found.head, found.start, self.held.as_ref(), base) == Relation::Next;
+            if found.state != State::Whole || !next || self.loose.is_some() {
+                self.stream = found.stream;
+                break;
+            }
+            at += head.bytes;
+            taken = at;
+            self.follow(found, visit);
+        }
+        taken
+    }
+
+    /// The end of the last batch taken, or where the first one will say that it begins.
+    pub(crate) fn end(&self) -> Position {
+        self.held.as_ref().map_or(self.base.end, |held| held.link.end)
+    }
+
+    /// Number of the first segment that was not looked at.
+    pub(crate) fn expected(&self) -> u32 {
+        self.expected
+    }
+
+    pub(crate) fn generations(&self) -> &Generations {
+        &self.generations
+    }
+
+    /// From now on this note of the log holds.
+    pub(crate) fn note(&mut self, extent: Option<&Extent>) {
+        self.plan = ScanPlan::new(self.plan.log, self.plan.segment_bytes, extent);
     }
 
     fn loosen(&mut self, position: Position, bad: bool) {
@@ -324,11 +413,11 @@ impl SegmentScan {
         stream.clear();
         let (mut bad, mut blank, mut damaged) = (Vec::new(), false, false);
         for index in 0..head.bytes as usize / SECTOR_BYTES {
-            let at = start.offset() as usize + index * SECTOR_BYTES;
+            let at = start.offset() + (index * SECTOR_BYTES) as u32;
             let role = if index == 0 { Role::Head } else { Role::Body };
-            let sector = file.bytes.get(at..at + SECTOR_BYTES);
-            let position = Position::new(self.plan.log, file.segment, at as u32);
-            match sector.map(|sector| (sector, sector::classify(sector, file.generation, position))) {
+            let position = Position::new(self.plan.log, file.opened.segment, at);
+            let sector = file.sector(at);
+            match sector.map(|sector| (sector, sector::classify(sector, file.opened.generation, position))) {
                 Some((sector, Sector::Good(found))) if found == role => {
                     sector::unframe(sector, &mut stream);
                     continue;
@@ -348,7 +437,7 @@ impl SegmentScan {
             (false, false) if crc32c::crc32c(body) == head.body_crc => State::Whole,
             (false, false) => State::Damaged,
         };
-        Held { head, start, link: head.link(start), state, stream, bad, file_whole: file.whole }
+        Held { head, start, link: head.link(start), state, stream, bad, file_whole: file.opened.whole }
     }
 
     /// Decides about the held batch and the bytes since, now that `found` is known.
@@ -488,6 +577,12 @@ impl SegmentScan {
         let bytes = self.lengths[&end.segment()];
         Resume::Here { segment: end.segment(), generation, offset: end.offset(), bytes }
     }
+}
+
+/// The batch whose first sector is given and stands at `at`, if its header is whole and the batch fits into the file.
+pub(crate) fn batch_at(file: &File<'_>, sector: &[u8], at: u32) -> Option<BatchHead> {
+    let fits = |head: &BatchHead| at.checked_add(head.bytes).is_some_and(|end| end <= file.opened.full);
+    BatchHead::decode(&sector[SECTOR_HEAD..]).filter(fits)
 }
 
 /// The generation of a segment whose header is damaged: the highest that any of its sectors verifies under. Positions

@@ -37,7 +37,7 @@ use ::glommio::timer::Timer;
 use ::glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 use ringdesk_uring::buffers::Buffers;
 use ringdesk_uring::files::{FileThread, Job, JobDone};
-use ringdesk_uring::kernel::{Completion, Kernel, KernelFailure, Op, Waker, arrival};
+use ringdesk_uring::kernel::{Completion, Kernel, KernelFailure, Op, Transfer, Waker, arrival};
 use rustix::io::Errno;
 
 use crate::descriptor::{Airlock, shut_down};
@@ -228,10 +228,7 @@ impl GlommioKernel {
     ) -> Result<Self, OpenError> {
         assert!(config.entries > 0 && config.receive_bytes > 0);
         let (durability, notices) = config.durability()?;
-        for listener in &listeners {
-            let blocking = rustix::io::ioctl_fionbio(listener, true);
-            blocking.map_err(io::Error::from).map_err(OpenError::step("set up a listener"))?;
-        }
+        let listeners = set_up(listeners).map_err(OpenError::step("set up a listener"))?;
         let executor = LocalExecutorBuilder::new(Placement::Unbound)
             .io_memory(IO_MEMORY)
             .make()
@@ -260,7 +257,6 @@ impl GlommioKernel {
             ::glommio::spawn_local(tasks::hear(Rc::clone(&shared), bell)).detach();
         });
         let segments = Rc::new(Segments::new(&config.data, durability));
-        let listeners = listeners.into_iter().map(Rc::new).collect();
         Ok(Self { executor, shared, listeners, orders: Vec::new(), airlock, segments, thread, notices })
     }
 
@@ -348,6 +344,37 @@ async fn sleep(shared: &Shared, ns: u64) {
     })
     .await;
     shared.sleeper.take();
+}
+
+/// Listeners that this driver accepts from.
+fn set_up(listeners: Vec<OwnedFd>) -> io::Result<Vec<Rc<OwnedFd>>> {
+    for listener in &listeners {
+        rustix::io::ioctl_fionbio(listener, true)?;
+    }
+    Ok(listeners.into_iter().map(Rc::new).collect())
+}
+
+/// Connections stay: a descriptor that glommio watches cannot be taken from it while its tasks may hold it.
+impl Transfer for GlommioKernel {
+    fn listen(&mut self, listeners: Vec<OwnedFd>) -> io::Result<()> {
+        assert!(self.listeners.is_empty(), "a kernel takes its listeners once");
+        self.listeners = set_up(listeners)?;
+        Ok(())
+    }
+
+    fn exports(&self) -> bool {
+        false
+    }
+
+    fn export(&mut self, _entries: &[u32]) -> io::Result<Vec<OwnedFd>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn import(&mut self, sockets: Vec<OwnedFd>) -> io::Result<Vec<u32>> {
+        // The sender finds no room for them here, tells how many, and closes them.
+        drop(sockets);
+        Ok(Vec::new())
+    }
 }
 
 impl Kernel for GlommioKernel {

@@ -19,7 +19,7 @@ use monoio::net::TcpStream;
 use ringdesk_persist::Pages;
 use ringdesk_uring::buffers::{BufferId, Buffers};
 use ringdesk_uring::files::{Durability, probe_direct};
-use ringdesk_uring::kernel::{Completion, Kernel, KernelFailure, Op, WOKEN, Waker};
+use ringdesk_uring::kernel::{Completion, Kernel, KernelFailure, Op, Transfer, WOKEN, Waker};
 use rustix::io::Errno;
 
 use crate::descriptor::{Airlock, shut_down, watched};
@@ -43,6 +43,8 @@ pub struct PortableConfig {
     pub completions_per_turn: usize,
     /// Whether direct writes are tried; otherwise each write is followed by fdatasync.
     pub direct_io: bool,
+    /// How writes become durable, where that is known; otherwise it is found out by writing a file.
+    pub durability: Option<Durability>,
 }
 
 impl PortableConfig {
@@ -55,11 +57,15 @@ impl PortableConfig {
             receive_bytes: 65_536,
             completions_per_turn: 1024,
             direct_io: true,
+            durability: None,
         }
     }
 
     /// How the log's writes become durable, and a line where that is not how they should.
     pub(crate) fn durability(&self) -> Result<(Durability, Vec<String>), OpenError> {
+        if let Some(known) = self.durability {
+            return Ok((known, Vec::new()));
+        }
         if !self.direct_io {
             return Ok((Durability::Buffered, Vec::new()));
         }
@@ -172,19 +178,10 @@ impl PortableKernel {
         let files = Files::start(&config.data, durability, &waker)
             .map_err(OpenError::step("start the file threads"))?;
         let mut poller = Poller::new().map_err(OpenError::step("open an epoll instance"))?;
-        let mut watch_over = |socket: &OwnedFd| {
-            let second = socket.try_clone()?;
-            poller.inside(|| watched(second)).map(Rc::new)
-        };
-        let bell = watch_over(&fleet.berth(config.shard).bell).map_err(OpenError::step("watch the bell"))?;
-        let listeners = listeners
-            .into_iter()
-            .map(|socket| {
-                rustix::io::ioctl_fionbio(&socket, true)?;
-                Ok(Listener { stream: watch_over(&socket)?, socket, accept: None })
-            })
-            .collect::<io::Result<_>>()
-            .map_err(OpenError::step("watch a listener"))?;
+        let bell = watch_over(&mut poller, &fleet.berth(config.shard).bell)
+            .map_err(OpenError::step("watch the bell"))?;
+        let listeners =
+            watch_listeners(&mut poller, listeners).map_err(OpenError::step("watch a listener"))?;
         let airlock = Airlock::new().map_err(OpenError::step("make a socket pair"))?;
         // The bell's wait is never stopped.
         poller.watch(&bell, false, |_| Token::Bell);
@@ -281,6 +278,51 @@ impl PortableKernel {
                 Token::Writable { entry, wait } => self.send_on(entry, wait, buffers, out),
             }
         }
+    }
+}
+
+fn watch_over(poller: &mut Poller, socket: &OwnedFd) -> io::Result<Rc<TcpStream>> {
+    let second = socket.try_clone()?;
+    poller.inside(|| watched(second)).map(Rc::new)
+}
+
+fn watch_listeners(poller: &mut Poller, listeners: Vec<OwnedFd>) -> io::Result<Vec<Listener>> {
+    let watch = |socket: OwnedFd| {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(Listener { stream: watch_over(poller, &socket)?, socket, accept: None })
+    };
+    listeners.into_iter().map(watch).collect()
+}
+
+impl Transfer for PortableKernel {
+    fn listen(&mut self, listeners: Vec<OwnedFd>) -> io::Result<()> {
+        assert!(self.listeners.is_empty(), "a kernel takes its listeners once");
+        self.listeners = watch_listeners(&mut self.poller, listeners)?;
+        Ok(())
+    }
+
+    fn exports(&self) -> bool {
+        true
+    }
+
+    fn export(&mut self, entries: &[u32]) -> io::Result<Vec<OwnedFd>> {
+        let second = |entry: &u32| {
+            let stream = Rc::clone(&self.connection(*entry).stream);
+            self.airlock.second(&stream).map_err(|errno| io::Error::from_raw_os_error(-errno))
+        };
+        entries.iter().map(second).collect()
+    }
+
+    fn import(&mut self, sockets: Vec<OwnedFd>) -> io::Result<Vec<u32>> {
+        let mut entries = Vec::with_capacity(sockets.len());
+        for socket in sockets {
+            match self.take_in(socket) {
+                Ok(entry) => entries.push(entry),
+                Err(errno) if errno == -Errno::NFILE.raw_os_error() => break,
+                Err(errno) => return Err(io::Error::from_raw_os_error(-errno)),
+            }
+        }
+        Ok(entries)
     }
 }
 

@@ -10,10 +10,13 @@ pub mod error;
 pub mod extents;
 pub mod fleet;
 pub mod folder;
+pub mod follow;
+pub mod listeners;
 pub mod replay;
+pub mod ropes;
+pub mod succeed;
 
-use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,31 +24,38 @@ use std::time::{Duration, Instant};
 use ringdesk_desk::Limits;
 use ringdesk_persist::{Geometry, LogId, Meta};
 use ringdesk_shard::OwnerConfig;
-use ringdesk_shard::io::{Control, ListenerKind, Speaks};
+use ringdesk_shard::io::Control;
+use ringdesk_shard::report::ShardReport;
 use ringdesk_shard::router::Router;
+use ringdesk_uring::files::Durability;
 use ringdesk_uring::host::{available_cores, raise_descriptor_limit};
-use ringdesk_uring::listen::{self, Endpoint, local_address};
+use ringdesk_uring::listen::local_address;
 use ringdesk_uring::mailbox::{Letter, Mailbox};
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 
 use self::backend::Backend;
 pub use self::error::BootError;
+use self::fleet::Crew;
 use self::folder::Lock;
-use crate::config::{Config, ConfigError, Fixed, ListenerName, Overrides, SHARDS_MAX, TICKET_LIFETIME_S_MAX};
+use self::listeners::{Given, Listeners, Name, address_error};
+use self::replay::Replayed;
+use self::ropes::Ropes;
+use crate::config::{Config, ConfigError, Fixed, Overrides, SHARDS_MAX, TICKET_LIFETIME_S_MAX};
 use crate::control::plane::{Addresses, Parts, Plane, Secrets, connections_of_one, now_s, settings};
 use crate::control::shards::{Post, Shards};
 use crate::control::{self, Ended};
 use crate::directory::{Directory, RedbDirectory, Seed};
 use crate::secrets::{self, hex, random_bytes};
 use crate::tls::Certificate;
+use crate::upgrade::Summary;
+use crate::upgrade::give::{self, Giver};
+use crate::upgrade::take::Predecessor;
+use crate::upgrade::wire::{PROTOCOL, SOCKET, Welcome};
 use crate::{demo, journal, say};
 
 /// Entries of a descriptor table kept free for connections handed over by other shards.
 const TABLE_RESERVE: u32 = 256;
-/// How long an address in use is tried again.
-const ADDRESS_WAIT: Duration = Duration::from_millis(500);
-
 /// What the boot leads to.
 struct Booted {
     config: Config,
@@ -55,32 +65,91 @@ struct Booted {
     entries: u32,
     table_entries: u32,
     nothing_moved: bool,
-    endpoints: Vec<(ListenerKind, &'static str, Endpoint)>,
-    http: TcpListener,
+    overrides: Overrides,
+    listeners: Listeners,
     certificate: Option<Certificate>,
     directory: Arc<dyn Directory>,
     first_start: bool,
     backend: Backend,
 }
 
-/// Starts, serves until told to stop, and drains.
-pub fn run(overrides: &Overrides, started: Instant) -> Result<(), BootError> {
-    let booted = prepare(overrides)?;
-    let plane = plane(&booted, overrides, started)?;
-    let (drained, drained_inbox) = mpsc::channel(usize::from(booted.shards));
-    let http = booted.http.try_clone().map_err(|error| address_error("listen.http", &error))?;
+/// How the shards reach the control plane.
+struct Channels {
+    reports: mpsc::Sender<Box<ShardReport>>,
+    reports_inbox: mpsc::Receiver<Box<ShardReport>>,
+    drained: mpsc::Sender<u16>,
+    drained_inbox: mpsc::Receiver<u16>,
+}
+
+impl Channels {
+    fn new(shards: u16) -> Self {
+        let (reports, reports_inbox) = mpsc::channel(usize::from(shards) * 2);
+        let (drained, drained_inbox) = mpsc::channel(usize::from(shards));
+        Self { reports, reports_inbox, drained, drained_inbox }
+    }
+
+    fn senders(&self) -> Senders {
+        Senders { reports: self.reports.clone(), drained: self.drained.clone() }
+    }
+}
+
+/// What a start that takes over has done already.
+struct Ahead {
+    crew: Crew,
+    replayed: Vec<Replayed>,
+    before: Predecessor,
+    summary: Summary,
+}
+
+/// Starts, serves until told to stop or replaced, and drains. `take_over`: in place of the process that serves the data
+/// folder.
+pub fn run(overrides: &Overrides, started: Instant, take_over: bool) -> Result<(), BootError> {
+    let mut channels = None;
+    let (mut booted, ahead) = if take_over {
+        let (booted, ahead) = succeed::succeed(overrides, &mut channels)?;
+        (booted, Some(ahead))
+    } else {
+        (prepare(overrides)?, None)
+    };
+    let plane = plane(&booted, started)?;
+    let channels = channels.unwrap_or_else(|| Channels::new(booted.shards));
+    let senders = channels.senders();
+    let Channels { reports_inbox, drained_inbox, .. } = channels;
+    let http = booted.listeners.http().try_clone().map_err(|error| address_error("listen.http", &error))?;
     let control_plane = plane.clone();
     let control = std::thread::Builder::new()
         .name("rd-control".into())
         .spawn(move || control::run(&control_plane, http, drained_inbox))
         .map_err(|error| BootError::Kernel(format!("the control plane's thread cannot start: {error}")))?;
 
-    let mut running = start_shards(&booted, &plane, drained)?;
+    let (done, before) = match ahead {
+        Some(Ahead { crew, replayed, before, summary }) => (Some((crew, replayed)), Some((before, summary))),
+        None => (None, None),
+    };
+    let (mut running, ropes, exports) = start_shards(&mut booted, &plane, senders, reports_inbox, done)?;
     running.go();
+    // A process that took over is not the one that systemd started. It must hear so before that one ends, which it would
+    // take for the end of the service.
+    let _ = sd_notify::notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+    if let Some((before, summary)) = before {
+        let summary = before.serving(summary);
+        say!(Info, "took over: {summary}");
+        plane.note_upgrade(summary);
+    }
     announce(&booted, &plane, started);
-    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    offer(&mut booted, &plane, ropes, exports);
 
     match control.join() {
+        Ok(Ok(Ended::Replaced)) => {
+            // Nothing is written any more: not even where the logs end.
+            running.stop();
+            say!(Info, "stopped; another process serves");
+            return Ok(());
+        }
+        Ok(Ok(Ended::Abandoned)) => {
+            let sentence = "the process that took over does not serve; start again";
+            return Err(BootError::TakeOver(sentence.to_string()));
+        }
         Ok(Ok(Ended::Drained)) => {}
         Ok(Ok(Ended::Late)) => {
             say!(Warn, "some clients were not told goodbye in time; what was acknowledged is kept")
@@ -89,16 +158,18 @@ pub fn run(overrides: &Overrides, started: Instant) -> Result<(), BootError> {
         Err(_) => say!(Error, "the control plane panicked"),
     }
     extents::close(&booted.config.fixed.data, &running.stop());
-    if let Some(path) = &plane.addresses().unix {
-        let _ = std::fs::remove_file(path);
-    }
+    booted.listeners.remove_unix_file();
+    let _ = std::fs::remove_file(booted.config.fixed.data.join(SOCKET));
     say!(Info, "stopped");
     Ok(())
 }
 
 /// Everything before the control plane.
 fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
-    let config = Config::load(overrides)?;
+    let given = Given::take()?;
+    let mut overrides = overrides.clone();
+    given.address(&mut overrides);
+    let config = Config::load(&overrides)?;
     journal::set_level(config.live.log_level);
     let data = config.fixed.data.clone();
     let lock = folder::claim(&data)?;
@@ -106,29 +177,10 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
     let nothing_moved = folder::same_layout_always(&data, shards)?;
     let meta = folder::next_boot(&data, shards)?;
     let descriptors = raise_descriptor_limit().unwrap_or(1024);
-    let backend = backend::choose(config.fixed.backend, &data)?;
-    let wanted = {
-        let most = connections_of_one(&config.live, shards.into());
-        most.saturating_add(most / 16).saturating_add(TABLE_RESERVE)
-    };
-    let entries = backend.entries(wanted, descriptors, shards);
-
-    let certificate = config.live.tls.as_ref().map(Certificate::load).transpose();
-    let certificate = certificate.map_err(|error| {
-        let sentence = format!("leads to what cannot be used: {error}");
-        ConfigError::Value { key: "tls.certificate", sentence, place: None }
-    })?;
-    let fixed = &config.fixed;
-    let mut endpoints = endpoints(fixed);
-    // A taken address is told before the replay. The sockets that serve are opened after it, so that no client hangs
-    // in their backlogs meanwhile.
-    for (_, key, endpoint) in &mut endpoints {
-        *endpoint = listen_on(key, endpoint, 1)?.endpoint;
-    }
-    let http = patiently(|| TcpListener::bind(fixed.listen_http), io::Error::kind).map_err(|cause| {
-        let error = listen::ListenError { endpoint: Endpoint::Tcp(fixed.listen_http), cause };
-        address_error("listen.http", &error)
-    })?;
+    let backend = backend::choose(config.fixed.backend, &data, None)?;
+    let entries = table_entries(&config, &backend, descriptors, shards);
+    let certificate = certificate(&config)?;
+    let listeners = Listeners::open(&config, given)?;
     let (directory, first_start) = open_directory(&data, meta.logs)?;
     Ok(Booted {
         config,
@@ -138,8 +190,8 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
         entries,
         table_entries: Backend::table(descriptors),
         nothing_moved,
-        endpoints,
-        http,
+        overrides,
+        listeners,
         certificate,
         directory,
         first_start,
@@ -147,25 +199,19 @@ fn prepare(overrides: &Overrides) -> Result<Booted, BootError> {
     })
 }
 
-/// What is listened on for clients, by config key.
-fn endpoints(fixed: &Fixed) -> Vec<(ListenerKind, &'static str, Endpoint)> {
-    let tcp = |address: Option<SocketAddr>| address.map(Endpoint::Tcp);
-    let all = [
-        (ListenerName::Binary, "listen.binary", tcp(Some(fixed.listen_binary))),
-        (ListenerName::Websocket, "listen.websocket", tcp(Some(fixed.listen_websocket))),
-        (ListenerName::Unix, "listen.unix", fixed.listen_unix.clone().map(Endpoint::Unix)),
-        (ListenerName::TlsBinary, "listen.tls_binary", tcp(fixed.listen_tls_binary)),
-        (ListenerName::TlsWebsocket, "listen.tls_websocket", tcp(fixed.listen_tls_websocket)),
-    ];
-    let kind = |name| ListenerKind {
-        speaks: match name {
-            ListenerName::Websocket | ListenerName::TlsWebsocket => Speaks::WebSocket,
-            ListenerName::Binary | ListenerName::Unix | ListenerName::TlsBinary => Speaks::Binary,
-        },
-        tls: matches!(name, ListenerName::TlsBinary | ListenerName::TlsWebsocket),
-        proxied: fixed.proxy_protocol.contains(&name),
-    };
-    all.into_iter().filter_map(|(name, key, endpoint)| Some((kind(name), key, endpoint?))).collect()
+/// Entries of one shard's descriptor table.
+fn table_entries(config: &Config, backend: &Backend, descriptors: u64, shards: u16) -> u32 {
+    let most = connections_of_one(&config.live, shards.into());
+    let wanted = most.saturating_add(most / 16).saturating_add(TABLE_RESERVE);
+    backend.entries(wanted, descriptors, shards)
+}
+
+fn certificate(config: &Config) -> Result<Option<Certificate>, ConfigError> {
+    let certificate = config.live.tls.as_ref().map(Certificate::load).transpose();
+    certificate.map_err(|error| {
+        let sentence = format!("leads to what cannot be used: {error}");
+        ConfigError::Value { key: "tls.certificate", sentence, place: None }
+    })
 }
 
 fn shard_count(configured: u16) -> Result<u16, BootError> {
@@ -175,50 +221,6 @@ fn shard_count(configured: u16) -> Result<u16, BootError> {
     let cores = available_cores()
         .map_err(|error| BootError::Kernel(format!("the cores of this process cannot be read: {error}")))?;
     Ok(u16::try_from(cores.len()).unwrap_or(SHARDS_MAX).min(SHARDS_MAX))
-}
-
-fn address_error(key: &'static str, error: &dyn std::fmt::Display) -> BootError {
-    BootError::Address { key, sentence: error.to_string() }
-}
-
-fn listen_on(key: &'static str, endpoint: &Endpoint, shards: usize) -> Result<listen::Listening, BootError> {
-    patiently(|| listen::open(endpoint, shards), |error| error.cause.kind())
-        .map_err(|error| address_error(key, &error))
-}
-
-/// `clients.send_buffer_kib`; 0 leaves it to the kernel.
-fn bound_send_buffers(
-    key: &'static str,
-    listening: &listen::Listening,
-    bytes: usize,
-) -> Result<(), BootError> {
-    if bytes == 0 {
-        return Ok(());
-    }
-    let agreed = listening.bound_send_buffers(bytes).map_err(|error| address_error(key, &error))?;
-    if agreed < bytes {
-        say!(
-            Warn,
-            "{key}: send buffers of {} KiB are all that net.core.wmem_max allows of clients.send_buffer_kib = {}",
-            agreed >> 10,
-            bytes >> 10
-        );
-    }
-    Ok(())
-}
-
-/// Tries again for [`ADDRESS_WAIT`] while an address is in use: the kernel takes the ring of a killed process down
-/// behind its exit, and the ring holds the listeners.
-fn patiently<T, E>(open: impl Fn() -> Result<T, E>, kind: impl Fn(&E) -> io::ErrorKind) -> Result<T, E> {
-    let began = Instant::now();
-    loop {
-        match open() {
-            Err(error) if kind(&error) == io::ErrorKind::AddrInUse && began.elapsed() < ADDRESS_WAIT => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            outcome => return outcome,
-        }
-    }
 }
 
 /// The directory, new in a new folder only: with another ticket key and agents numbered anew, others would get what
@@ -265,15 +267,9 @@ fn admin_token(data: &Path) -> Result<String, BootError> {
     Ok(token)
 }
 
-fn bound(booted: &Booted, wanted: &str) -> Option<SocketAddr> {
-    booted.endpoints.iter().find_map(|(_, key, endpoint)| match endpoint {
-        Endpoint::Tcp(address) if *key == wanted => Some(*address),
-        Endpoint::Tcp(_) | Endpoint::Unix(_) => None,
-    })
-}
-
-fn plane(booted: &Booted, overrides: &Overrides, started: Instant) -> Result<Arc<Plane>, BootError> {
-    let http = booted.http.local_addr().map_err(|error| address_error("listen.http", &error))?;
+fn plane(booted: &Booted, started: Instant) -> Result<Arc<Plane>, BootError> {
+    let listeners = &booted.listeners;
+    let http = listeners.http().local_addr().map_err(|error| address_error("listen.http", &error))?;
     let data = &booted.config.fixed.data;
     booted
         .lock
@@ -281,16 +277,16 @@ fn plane(booted: &Booted, overrides: &Overrides, started: Instant) -> Result<Arc
         .map_err(BootError::folder(&data.join("LOCK"), "the lock file cannot be written"))?;
     Ok(Plane::new(Parts {
         config: booted.config.clone(),
-        overrides: overrides.clone(),
+        overrides: booted.overrides.clone(),
         directory: booted.directory.clone(),
         ticket_key: booted.directory.ticket_key()?,
         admin_token: admin_token(data)?,
         addresses: Addresses {
-            binary: bound(booted, "listen.binary").expect("always listened on"),
-            websocket: bound(booted, "listen.websocket").expect("always listened on"),
-            tls_binary: bound(booted, "listen.tls_binary"),
-            tls_websocket: bound(booted, "listen.tls_websocket"),
-            unix: booted.config.fixed.listen_unix.clone(),
+            binary: listeners.tcp(Name::Binary).expect("always listened on"),
+            websocket: listeners.tcp(Name::Websocket).expect("always listened on"),
+            tls_binary: listeners.tcp(Name::TlsBinary),
+            tls_websocket: listeners.tcp(Name::TlsWebsocket),
+            unix: listeners.unix(),
             http,
         },
         certificate: booted.certificate.clone(),
@@ -301,72 +297,133 @@ fn plane(booted: &Booted, overrides: &Overrides, started: Instant) -> Result<Arc
     })?)
 }
 
-fn owner_configs(booted: &Booted) -> Vec<OwnerConfig> {
-    let align = folder::write_alignment(&booted.lock);
-    let router = Router::even(booted.shards);
-    let limits = Limits { grace_ms: u64::from(booted.config.fixed.grace_s) * 1000, ..Limits::default() };
-    let segment_bytes = u32::try_from(booted.config.fixed.segment_bytes).expect("at most 1 GiB");
-    (0..booted.shards)
+fn owner_configs(config: &Config, shards: u16, slot_epoch: u32, align: u32) -> Vec<OwnerConfig> {
+    let router = Router::even(shards);
+    let limits = Limits { grace_ms: u64::from(config.fixed.grace_s) * 1000, ..Limits::default() };
+    let segment_bytes = u32::try_from(config.fixed.segment_bytes).expect("at most 1 GiB");
+    (0..shards)
         .map(|shard| OwnerConfig {
             shard,
             router: router.clone(),
-            slot_epoch: booted.meta.boot_epoch,
+            slot_epoch,
             limits,
             geometry: Geometry { segment_bytes, align, ..Geometry::new(LogId(shard)) },
         })
         .collect()
 }
 
-fn start_shards(
-    booted: &Booted,
-    plane: &Arc<Plane>,
+/// Sending ends of [`Channels`].
+struct Senders {
+    reports: mpsc::Sender<Box<ShardReport>>,
     drained: mpsc::Sender<u16>,
-) -> Result<fleet::Running, BootError> {
+}
+
+fn common(
+    fixed: &Fixed,
+    backend: &Backend,
+    (entries, table_entries): (u32, u32),
+    shards: u16,
+    senders: Senders,
+) -> fleet::Common {
+    let cores = available_cores().unwrap_or_default();
+    fleet::Common {
+        data: fixed.data.clone(),
+        driver: backend.driver,
+        durability: Some(backend.disk),
+        entries,
+        table_entries,
+        spin: Duration::from_micros(fixed.spin_us.into()),
+        cores: if usize::from(shards) <= cores.len() { cores } else { Vec::new() },
+        reports: senders.reports,
+        drained: senders.drained,
+    }
+}
+
+/// The kernels of all shards, and what their logs hold, unless that is `done` already.
+fn replay_and_open(
+    booted: &Booted,
+    senders: Senders,
+    done: Option<(Crew, Vec<Replayed>)>,
+) -> Result<(Crew, Vec<Replayed>), BootError> {
+    if let Some(done) = done {
+        return Ok(done);
+    }
     let fixed = &booted.config.fixed;
-    let shards = owner_configs(booted);
-    let segment_bytes = shards[0].geometry.segment_bytes;
+    let shards =
+        owner_configs(&booted.config, booted.shards, booted.meta.boot_epoch, booted.lock.alignment());
+    let count = shards.len();
     let plan = replay::Plan {
         data: &fixed.data,
         logs: booted.meta.logs,
         boots: booted.meta.boot_epoch - 1,
-        segment_bytes,
+        segment_bytes: shards[0].geometry.segment_bytes,
         shards,
         nothing_moved: booted.nothing_moved,
     };
     let replayed = replay::replay(plan)?;
+    replay::sync_all(&fixed.data, booted.meta.logs, count)?;
+    let tables = (booted.entries, booted.table_entries);
+    let crew = fleet::open(booted.shards, common(fixed, &booted.backend, tables, booted.shards, senders))?;
+    Ok((crew, replayed))
+}
 
+fn start_shards(
+    booted: &mut Booted,
+    plane: &Arc<Plane>,
+    senders: Senders,
+    reports_inbox: mpsc::Receiver<Box<ShardReport>>,
+    done: Option<(Crew, Vec<Replayed>)>,
+) -> Result<(fleet::Running, Ropes, bool), BootError> {
+    let (crew, replayed) = replay_and_open(booted, senders, done)?;
     let count = usize::from(booted.shards);
-    let mut sockets: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
-    for (_, key, endpoint) in &booted.endpoints {
-        let listening = listen_on(key, endpoint, count)?;
-        bound_send_buffers(key, &listening, fixed.send_buffer_bytes as usize)?;
-        sockets.iter_mut().zip(listening.sockets).for_each(|(of_shard, socket)| of_shard.push(socket));
-    }
+    let sockets = booted.listeners.sockets(count, booted.config.fixed.send_buffer_bytes as usize)?;
     let of_one = connections_of_one(&booted.config.live, count)
         .min(booted.entries.saturating_sub(TABLE_RESERVE).max(1));
     let secrets = Secrets { ticket_key: plane.ticket_key().to_vec(), tls: plane.tls() };
     let settings = settings(booted.directory.as_ref(), &booted.config.live, secrets, of_one)?;
-    let cores = available_cores().unwrap_or_default();
-    let (reports, reports_inbox) = mpsc::channel(count * 2);
-    let common = Arc::new(fleet::Common {
-        data: fixed.data.clone(),
-        driver: booted.backend.driver,
-        entries: booted.entries,
-        table_entries: booted.table_entries,
-        spin: Duration::from_micros(fixed.spin_us.into()),
-        settings: Arc::new(settings),
-        log_epoch: booted.meta.log_epoch,
-        cores: if count <= cores.len() { cores } else { Vec::new() },
-        reports,
-        drained,
+    let (settings, kinds, log_epoch) = (Arc::new(settings), booted.listeners.kinds(), booted.meta.log_epoch);
+    let beginnings = replayed.into_iter().zip(sockets).map(|(replayed, listeners)| fleet::Beginning {
+        replayed,
+        settings: settings.clone(),
+        log_epoch,
+        kinds: kinds.clone(),
+        listeners,
     });
-    let kinds: Vec<ListenerKind> = booted.endpoints.iter().map(|(kind, _, _)| *kind).collect();
-    let running = fleet::start(replayed, &common, &kinds, sockets)?;
-    running.notices.iter().for_each(|notice| say!(Warn, "{notice}"));
+    crew.notices.iter().for_each(|notice| say!(Warn, "{notice}"));
+    let exports = crew.exports;
+    let (running, ropes) = crew.begin(beginnings.collect())?;
     post_revocations(booted.directory.as_ref(), &running.mailboxes)?;
     let posts = running.mailboxes.iter().cloned().map(post).collect();
     plane.serve(Shards::new(posts, reports_inbox));
-    Ok(running)
+    Ok((running, ropes, exports))
+}
+
+/// From now on another process may take over. Where that cannot be, this one serves all the same.
+fn offer(booted: &mut Booted, plane: &Arc<Plane>, ropes: Ropes, exports: bool) {
+    let made = booted.lock.descriptor().and_then(|lock| {
+        let welcome = Welcome {
+            version: PROTOCOL,
+            pid: std::process::id(),
+            shards: booted.shards,
+            boot_epoch: booted.meta.boot_epoch,
+            direct_io: booted.backend.disk == Durability::Direct,
+            listeners: booted.listeners.addresses(),
+        };
+        give::start(Giver {
+            data: booted.config.fixed.data.clone(),
+            lock,
+            ropes,
+            plane: plane.clone(),
+            directory: booted.directory.clone(),
+            doors: booted.listeners.keep()?,
+            welcome,
+            exports,
+        })
+    });
+    if let Err(error) = made {
+        let at = booted.config.fixed.data.join(SOCKET);
+        say!(Warn, "{}: no other process can take over from this one: {error}", at.display());
+    }
 }
 
 fn post(mailbox: Mailbox) -> Post {

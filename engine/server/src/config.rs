@@ -287,6 +287,10 @@ pub struct Overrides {
     pub listen_websocket: Option<SocketAddr>,
     /// Unix socket.
     pub listen_unix: Option<PathBuf>,
+    /// Binary protocol inside TLS: only by a socket that was handed over.
+    pub listen_tls_binary: Option<SocketAddr>,
+    /// WebSocket inside TLS: only by a socket that was handed over.
+    pub listen_tls_websocket: Option<SocketAddr>,
     /// Control plane.
     pub listen_http: Option<SocketAddr>,
 }
@@ -316,6 +320,7 @@ impl Config {
         }
         config.take_overrides(overrides);
         config.check()?;
+        config.check_listeners()?;
         Ok(config)
     }
 
@@ -367,6 +372,8 @@ impl Config {
         fixed.listen_websocket = over.listen_websocket.unwrap_or(fixed.listen_websocket);
         fixed.listen_http = over.listen_http.unwrap_or(fixed.listen_http);
         fixed.listen_unix = over.listen_unix.clone().or_else(|| fixed.listen_unix.clone());
+        fixed.listen_tls_binary = over.listen_tls_binary.or(fixed.listen_tls_binary);
+        fixed.listen_tls_websocket = over.listen_tls_websocket.or(fixed.listen_tls_websocket);
     }
 
     fn check(&self) -> Result<(), ConfigError> {

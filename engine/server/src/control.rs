@@ -32,6 +32,7 @@ use self::plane::{Phase, Plane};
 pub use self::socket::Peer;
 use crate::demo;
 use crate::say;
+use crate::upgrade::Standing;
 
 /// Largest request body, bytes: a ticket and a password fit many times.
 const REQUEST_BYTES_MAX: usize = 16 << 10;
@@ -45,6 +46,7 @@ pub fn router(plane: &Arc<Plane>) -> Router {
     let admin = Router::new()
         .route("/v1/admin/reload", post(admin::reload))
         .route("/v1/admin/drain", post(admin::drain))
+        .route("/v1/admin/upgrade", post(admin::upgrade))
         .route("/v1/admin/revoke", post(admin::revoke))
         .route("/v1/admin/agents", get(admin::agents).post(admin::add_agent))
         .route("/v1/admin/agents/password", post(admin::set_password))
@@ -74,6 +76,10 @@ pub enum Ended {
     Drained,
     /// Some shard did not in [`DRAIN_WAIT`].
     Late,
+    /// Another process serves in this one's place.
+    Replaced,
+    /// Another process took the data over and did not serve.
+    Abandoned,
 }
 
 /// Runs the control plane on this thread until the process was told to stop and the shards are drained. `drained`
@@ -91,7 +97,8 @@ pub fn run(
     let ended = runtime.block_on(async {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        tokio::spawn(socket::serve(listener, router(plane)));
+        let serving = plane.clone();
+        tokio::spawn(async move { socket::serve(listener, router(&serving), &serving.gate).await });
         tokio::spawn(demo::set_passwords(plane.clone()));
         wait_for_the_end(plane, drained).await
     });
@@ -103,11 +110,23 @@ async fn wait_for_the_end(plane: &Plane, mut drained: mpsc::Receiver<u16>) -> io
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut replace = signal(SignalKind::user_defined2())?;
     loop {
         let stop = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
             () = plane.drain.notified() => "the operator",
+            () = plane.replacement.ended() => {
+                return Ok(if plane.replacement.stands() == Standing::Replaced {
+                    Ended::Replaced
+                } else {
+                    Ended::Abandoned
+                });
+            }
+            _ = replace.recv() => {
+                crate::upgrade::spawn::start();
+                continue;
+            }
             _ = hangup.recv() => {
                 reload_for_systemd(plane).await;
                 continue;
@@ -120,6 +139,11 @@ async fn wait_for_the_end(plane: &Plane, mut drained: mpsc::Receiver<u16>) -> io
     if plane.phase() == Phase::Starting {
         // Nothing was served or promised yet; the boot thread may be deep in a replay.
         std::process::exit(0);
+    }
+    match plane.replacement.refuse().await {
+        Standing::Replaced => return Ok(Ended::Replaced),
+        Standing::Abandoned => return Ok(Ended::Abandoned),
+        Standing::Serving | Standing::Still | Standing::Refusing => {}
     }
     plane.set_draining();
     let Some(shards) = plane.shards() else { return Ok(Ended::Drained) };

@@ -145,6 +145,10 @@ impl std::error::Error for DirectoryError {}
 
 /// The store. Each write is one transaction.
 pub trait Directory: Send + Sync {
+    /// Closes the file for another process, after the calls that are under way. Calls fail until [`Self::take_back`].
+    fn release(&self);
+    /// Opens the file again.
+    fn take_back(&self) -> Result<(), DirectoryError>;
     /// Writes `seed` if the directory is new. Returns whether it was.
     fn seed(&self, seed: &Seed) -> Result<bool, DirectoryError>;
     /// HMAC-SHA256 key of tickets, 32 bytes.

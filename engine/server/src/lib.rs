@@ -11,3 +11,4 @@ pub mod directory;
 pub mod journal;
 pub mod secrets;
 pub mod tls;
+pub mod upgrade;

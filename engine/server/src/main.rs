@@ -40,6 +40,9 @@ struct Args {
     /// Binary protocol over a Unix socket
     #[arg(long, value_name = "PATH")]
     unix: Option<PathBuf>,
+    /// Take over from the server that runs on the data folder: its clients wait a moment and stay connected
+    #[arg(long)]
+    take_over: bool,
 }
 
 fn main() -> ExitCode {
@@ -59,8 +62,9 @@ fn main() -> ExitCode {
         listen_websocket: args.listen_ws,
         listen_unix: args.unix,
         listen_http: args.http,
+        ..Overrides::default()
     };
-    match boot::run(&overrides, started) {
+    match boot::run(&overrides, started, args.take_over) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say!(Error, "{error}");

@@ -9,6 +9,8 @@
 //! in the order in which the bytes or connections arrived. A descriptor entry is given to a new connection only
 //! after the close of the earlier one was carried out.
 
+#[cfg(feature = "host")]
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use ringdesk_persist::Pages;
@@ -214,4 +216,32 @@ pub trait Kernel {
 
     /// A handle for other threads.
     fn waker(&self) -> Arc<dyn Waker>;
+}
+
+/// What a kernel does with connections and listeners that change the process (upgrade in place). Used only while its
+/// shard stands still, or before its first turn.
+#[cfg(feature = "host")]
+pub trait Transfer: Kernel {
+    /// Takes the listeners, numbered in order by [`Op::AcceptMulti`], where the kernel was opened without any.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn listen(&mut self, listeners: Vec<OwnedFd>) -> std::io::Result<()>;
+
+    /// Whether [`Self::export`] can work here.
+    fn exports(&self) -> bool;
+
+    /// A descriptor of the process for each of `entries`, at most 253; the entries stay as they are, and nothing is out on
+    /// them. Waits for the kernel.
+    ///
+    /// # Errors
+    /// What the system says, first `EMFILE`; then no descriptor is left over.
+    fn export(&mut self, entries: &[u32]) -> std::io::Result<Vec<OwnedFd>>;
+
+    /// Puts connections into free entries, in order; the kernel keeps a reference of its own. Before the first turn only.
+    /// Fewer entries than sockets: the table is full.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn import(&mut self, sockets: Vec<OwnedFd>) -> std::io::Result<Vec<u32>>;
 }

@@ -66,28 +66,26 @@ pub struct Listening {
     pub sockets: Vec<OwnedFd>,
 }
 
-impl Listening {
-    /// Bounds what the kernel holds of what a connection's client has not taken, its own bookkeeping included, for all that
-    /// are accepted from now on: on Linux they inherit it from the listener, and their buffers grow no further. Gives the
-    /// bytes the kernel agreed to, less than asked for above `net.core.wmem_max`. Nothing to do on a Unix socket, whose
-    /// connections begin with `net.core.wmem_default` and never grow.
-    ///
-    /// SO_SNDBUF and not TCP_NOTSENT_LOWAT: the latter leaves out what is sent and not confirmed, which a client that
-    /// vanishes leaves behind.
-    ///
-    /// # Errors
-    /// The kernel's, when the option is refused.
-    pub fn bound_send_buffers(&self, bytes: usize) -> io::Result<usize> {
-        let mut agreed = bytes;
-        if let Endpoint::Tcp(_) = self.endpoint {
-            for socket in &self.sockets {
-                // The kernel doubles what it is told, for its bookkeeping (socket(7)).
-                sockopt::set_socket_send_buffer_size(socket, bytes / 2)?;
-                agreed = agreed.min(sockopt::socket_send_buffer_size(socket)?);
-            }
+/// Bounds what the kernel holds of what a connection's client has not taken, its own bookkeeping included, for all that
+/// are accepted from now on: on Linux they inherit it from the listener, and their buffers grow no further. Gives the
+/// bytes the kernel agreed to, less than asked for above `net.core.wmem_max`. Nothing to do on a Unix socket, whose
+/// connections begin with `net.core.wmem_default` and never grow.
+///
+/// SO_SNDBUF and not TCP_NOTSENT_LOWAT: the latter leaves out what is sent and not confirmed, which a client that
+/// vanishes leaves behind.
+///
+/// # Errors
+/// The kernel's, when the option is refused.
+pub fn bound_send_buffers(endpoint: &Endpoint, sockets: &[OwnedFd], bytes: usize) -> io::Result<usize> {
+    let mut agreed = bytes;
+    if let Endpoint::Tcp(_) = endpoint {
+        for socket in sockets {
+            // The kernel doubles what it is told, for its bookkeeping (socket(7)).
+            sockopt::set_socket_send_buffer_size(socket, bytes / 2)?;
+            agreed = agreed.min(sockopt::socket_send_buffer_size(socket)?);
         }
-        Ok(agreed)
     }
+    Ok(agreed)
 }
 
 /// Opens an endpoint for `shards` shards (at least 1). Accepted TCP connections have TCP_NODELAY: on Linux they
@@ -118,6 +116,12 @@ pub fn adopt(endpoint: &Endpoint, socket: OwnedFd, shards: usize) -> Result<List
         Ok(Listening { endpoint, sockets })
     };
     adopted().map_err(|cause| ListenError { endpoint: endpoint.clone(), cause })
+}
+
+/// Keeps a TCP port without listening on it: nobody can connect, no other program is given the port, and [`open`] still
+/// opens it.
+pub fn hold(address: SocketAddr) -> io::Result<OwnedFd> {
+    bind_tcp(address, true)
 }
 
 fn open_tcp(address: SocketAddr, shards: usize) -> io::Result<Listening> {
@@ -206,13 +210,28 @@ mod tests {
     #[test]
     fn accepted_connections_inherit_the_bound_of_the_send_buffer() {
         let listening = open(&Endpoint::Tcp(loopback(0)), 1).expect("a free port");
-        assert_eq!(listening.bound_send_buffers(64 << 10).expect("set"), 64 << 10);
+        let bound = |bytes| bound_send_buffers(&listening.endpoint, &listening.sockets, bytes).expect("set");
+        assert_eq!(bound(64 << 10), 64 << 10);
         let Endpoint::Tcp(address) = listening.endpoint else { panic!("it was TCP") };
         let _client = std::net::TcpStream::connect(address).expect("somebody listens");
         let accepted = rustix::net::accept(&listening.sockets[0]).expect("it waits");
         assert_eq!(sockopt::socket_send_buffer_size(&accepted).expect("known"), 64 << 10);
-        let agreed = listening.bound_send_buffers(1 << 40 >> 10).expect("set");
+        let agreed = bound(1 << 40 >> 10);
         assert!(agreed < 1 << 30, "the kernel's own bound holds: {agreed}");
+    }
+
+    #[test]
+    fn a_held_port_is_opened_later() {
+        let first = open(&Endpoint::Tcp(loopback(0)), 1).expect("a free port");
+        let Endpoint::Tcp(address) = first.endpoint else { panic!("TCP") };
+        drop(first);
+        let held = hold(address).expect("free");
+        std::net::TcpStream::connect(address).expect_err("nobody listens");
+        TcpListener::bind(address).expect_err("taken");
+        let opened = open(&Endpoint::Tcp(address), 2).expect("held for this");
+        drop(held);
+        std::net::TcpStream::connect(address).expect("somebody listens");
+        drop(opened);
     }
 
     #[test]

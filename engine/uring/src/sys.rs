@@ -1,8 +1,9 @@
 //! The io_uring shim: carries out what the table describes. No decisions: those are the table's.
 //!
 //! Order of reading: `fleet` (what rings know of each other), `setup` (the ring, its flags and tables, and what may
-//! be missing), `enter` (the one system call of a turn), `provided` (receive buffers), `registered` (the log's buffers), `ring` (one ring), `shim`
-//! (operations in, completions out, over all rings of the shard), `segments` (open log files).
+//! be missing), `enter` (the one system call of a turn), `provided` (receive buffers), `registered` (the log's buffers),
+//! `ring` (one ring), `shim` (operations in, completions out, over all rings of the shard), `segments` (open log files),
+//! `transfer` (connections that change the process).
 //! Apart from these: `sockets`, a ring for load generators.
 //!
 //! Ownership: memory the kernel writes to is either a lent buffer of the table or a mapping of `provided`; both stay
@@ -19,6 +20,7 @@ mod segments;
 mod setup;
 mod shim;
 mod sockets;
+mod transfer;
 
 pub use fleet::Fleet;
 pub use inherit::{Inherited, inherited};

@@ -160,6 +160,7 @@ fn every_degraded_combination_serves_the_same() {
         direct_io: false,
         restricted: false,
         registered_buffers: false,
+        fd_install: false,
     };
     let combinations = [
         plain,

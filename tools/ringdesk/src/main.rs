@@ -7,6 +7,7 @@
 mod events;
 mod logs;
 mod remote;
+mod upgrade;
 
 use std::fmt;
 use std::io::{self, BufRead, Write};
@@ -75,6 +76,8 @@ enum Command {
     Reload,
     /// Say goodbye to all clients and stop
     Drain,
+    /// Replace the running server by its program file, which may be newer, without disconnecting clients
+    Upgrade,
     /// Close the sessions of an agent or a visitor and refuse their tickets
     Revoke {
         #[arg(long)]
@@ -243,6 +246,7 @@ fn carry_out(args: &Args) -> Result<(), Failure> {
             remote().admin("/v1/admin/drain", &json!({}))?;
             print("the server says goodbye to its clients and stops");
         }
+        Command::Upgrade => upgrade::run(&remote())?,
         Command::Revoke { site, agent, visitor } => {
             let body = json!({ "site": site, "agent": agent, "visitor": visitor });
             remote().admin("/v1/admin/revoke", &body)?;

@@ -87,7 +87,7 @@ impl PortableKernel {
     }
 
     /// Without a place for it the connection is closed at once: its client learns so, instead of waiting.
-    fn take_in(&mut self, descriptor: OwnedFd) -> Result<u32, i32> {
+    pub(super) fn take_in(&mut self, descriptor: OwnedFd) -> Result<u32, i32> {
         self.fleet.berth(self.shard).reserve().map_err(|_| negated(Errno::NFILE))?;
         self.adopt(descriptor).map_err(|error| {
             self.fleet.berth(self.shard).release();

@@ -58,6 +58,8 @@ impl Wanted {
 pub struct Backend {
     /// What runs.
     pub driver: Driver,
+    /// How the log is written.
+    pub disk: Durability,
     /// For people: the backend and how it writes.
     pub name: String,
 }
@@ -91,14 +93,16 @@ impl Backend {
 }
 
 /// Opens a small ring and closes it again, or finds out what to do without.
-pub fn choose(wanted: Wanted, data: &Path) -> Result<Backend, BootError> {
+///
+/// `known` says how the disk is written, where another process found that out; then nothing is written here.
+pub fn choose(wanted: Wanted, data: &Path, known: Option<Durability>) -> Result<Backend, BootError> {
     match wanted {
-        Wanted::Portable => return portable(data),
-        Wanted::Glommio => return glommio(data),
+        Wanted::Portable => return portable(data, known),
+        Wanted::Glommio => return glommio(data, known),
         Wanted::Auto | Wanted::Uring => {}
     }
-    let error = match probe_ring(data) {
-        Ok(name) => return Ok(Backend { driver: Driver::Uring, name }),
+    let error = match probe_ring(data, known) {
+        Ok(backend) => return Ok(backend),
         Err(Probe::Fleet(error)) => {
             return Err(BootError::Kernel(format!("no eventfd can be made: {error}")));
         }
@@ -116,7 +120,7 @@ pub fn choose(wanted: Wanted, data: &Path) -> Result<Backend, BootError> {
         "{cause}: the portable driver serves over epoll instead; this costs a system call for each receive and send, \
          and a descriptor of the process for each connection"
     );
-    portable(data)
+    portable(data, known)
 }
 
 enum Probe {
@@ -124,7 +128,7 @@ enum Probe {
     Ring(OpenError),
 }
 
-fn probe_ring(data: &Path) -> Result<String, Probe> {
+fn probe_ring(data: &Path, known: Option<Durability>) -> Result<Backend, Probe> {
     let fleet = Fleet::new(1).map_err(Probe::Fleet)?;
     let mut config = SysConfig::new(0, data.to_path_buf());
     config.entries = 64;
@@ -133,18 +137,27 @@ fn probe_ring(data: &Path) -> Result<String, Probe> {
     config.receive_buffers = 8;
     // Memory that was locked is free again only some time after the ring is closed.
     config.log_buffers = 0;
+    config.durability = known;
     let ring = SysKernel::open(&config, fleet, Vec::new()).map_err(Probe::Ring)?;
     let disk = if ring.features().direct_io { Durability::Direct } else { Durability::Buffered };
-    Ok(format!("io_uring, {}", writes(disk)))
+    Ok(Backend { driver: Driver::Uring, disk, name: format!("io_uring, {}", writes(disk)) })
 }
 
-fn portable(data: &Path) -> Result<Backend, BootError> {
-    let disk = probe_direct(data, 0).map_err(BootError::folder(data, "a file cannot be written"))?;
-    Ok(Backend { driver: Driver::Portable, name: format!("epoll (portable), {}", writes(disk)) })
+/// How the log is written, found out by writing a file unless it is known.
+fn durability(data: &Path, known: Option<Durability>) -> Result<Durability, BootError> {
+    match known {
+        Some(disk) => Ok(disk),
+        None => probe_direct(data, 0).map_err(BootError::folder(data, "a file cannot be written")),
+    }
+}
+
+fn portable(data: &Path, known: Option<Durability>) -> Result<Backend, BootError> {
+    let disk = durability(data, known)?;
+    Ok(Backend { driver: Driver::Portable, disk, name: format!("epoll (portable), {}", writes(disk)) })
 }
 
 #[cfg(not(feature = "glommio"))]
-fn glommio(_data: &Path) -> Result<Backend, BootError> {
+fn glommio(_data: &Path, _known: Option<Durability>) -> Result<Backend, BootError> {
     let sentence = "`backend = \"glommio\"` is for comparison and not in this build: build with the cargo feature \
                     `glommio`, or choose `uring`, `portable` or `auto`";
     Err(BootError::Kernel(sentence.to_owned()))
@@ -152,8 +165,8 @@ fn glommio(_data: &Path) -> Result<Backend, BootError> {
 
 /// glommio panics where io_uring is denied, so a ring of ours is tried first.
 #[cfg(feature = "glommio")]
-fn glommio(data: &Path) -> Result<Backend, BootError> {
-    match probe_ring(data) {
+fn glommio(data: &Path, known: Option<Durability>) -> Result<Backend, BootError> {
+    match probe_ring(data, known) {
         Ok(_) => {}
         Err(Probe::Fleet(error)) => {
             return Err(BootError::Kernel(format!("no eventfd can be made: {error}")));
@@ -162,9 +175,9 @@ fn glommio(data: &Path) -> Result<Backend, BootError> {
             return Err(BootError::Kernel(format!("glommio needs io_uring: {error}")));
         }
     }
-    let disk = probe_direct(data, 0).map_err(BootError::folder(data, "a file cannot be written"))?;
+    let disk = durability(data, known)?;
     say!(Warn, "the glommio driver is for comparison: nothing of it was tested in production");
-    Ok(Backend { driver: Driver::Glommio, name: format!("glommio (comparison), {}", writes(disk)) })
+    Ok(Backend { driver: Driver::Glommio, disk, name: format!("glommio (comparison), {}", writes(disk)) })
 }
 
 fn writes(disk: Durability) -> &'static str {
@@ -205,7 +218,7 @@ mod tests {
 
     #[test]
     fn portable_connections_share_the_process_limit() {
-        let backend = |driver| Backend { driver, name: String::new() };
+        let backend = |driver| Backend { driver, disk: Durability::Direct, name: String::new() };
         assert_eq!(backend(Driver::Uring).entries(50_000, 20_000, 2), 50_000);
         assert_eq!(backend(Driver::Uring).entries(5_000_000, 20_000, 2), 1_280_000);
         assert_eq!(backend(Driver::Portable).entries(32_768, 20_000, 2), 9_744);

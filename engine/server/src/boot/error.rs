@@ -34,6 +34,8 @@ pub enum BootError {
         /// What is wrong with it.
         sentence: String,
     },
+    /// A socket that was handed over at start cannot be used. Exit code 5.
+    Inherited(String),
     /// The kernel denies what a shard needs. Exit code 6.
     Kernel(String),
     /// A log is damaged. Exit code 7.
@@ -42,6 +44,8 @@ pub enum BootError {
     Replay(String),
     /// The directory. Exit code 8.
     Directory(DirectoryError),
+    /// The running server cannot be replaced, or this process cannot replace it. Exit code 9.
+    TakeOver(String),
 }
 
 impl BootError {
@@ -57,10 +61,11 @@ impl BootError {
             Self::Config(_) => 2,
             Self::Folder { .. } => 3,
             Self::Locked { .. } => 4,
-            Self::Address { .. } => 5,
+            Self::Address { .. } | Self::Inherited(_) => 5,
             Self::Kernel(_) => 6,
             Self::Damaged(_) | Self::Replay(_) => 7,
             Self::Directory(_) => 8,
+            Self::TakeOver(_) => 9,
         }
     }
 }
@@ -77,7 +82,10 @@ impl fmt::Display for BootError {
                 write!(f, "{} is locked: the data folder is in use by another process", path.display())
             }
             Self::Address { key, sentence } => write!(f, "{sentence} (config key `{key}`)"),
-            Self::Kernel(sentence) | Self::Replay(sentence) => write!(f, "{sentence}"),
+            Self::Inherited(sentence)
+            | Self::Kernel(sentence)
+            | Self::Replay(sentence)
+            | Self::TakeOver(sentence) => write!(f, "{sentence}"),
             Self::Damaged(report) => write!(f, "{report}"),
             Self::Directory(error) => write!(f, "{error}"),
         }

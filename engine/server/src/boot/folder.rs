@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -22,6 +23,25 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// The lock of the process before, which sent its descriptor: while one of both has it, it is held. `None`: it is
+    /// another file.
+    pub fn handed_over(data: &Path, descriptor: OwnedFd) -> io::Result<Option<Self>> {
+        let file = File::from(descriptor);
+        let (found, named) = (file.metadata()?, fs::metadata(data.join("LOCK"))?);
+        let same = (found.dev(), found.ino()) == (named.dev(), named.ino());
+        Ok(same.then_some(Self { file }))
+    }
+
+    /// A second descriptor of it.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.file.try_clone().map(OwnedFd::from)
+    }
+
+    /// Alignment of log writes: see [`write_alignment`].
+    pub fn alignment(&self) -> u32 {
+        write_alignment(&self.file)
+    }
+
     /// Notes the control plane's address behind the process id, so that the operator's command line finds it.
     pub fn note_address(&self, http: &str) -> io::Result<()> {
         write_lock(&self.file, Some(http))
@@ -40,27 +60,8 @@ fn write_lock(mut file: &File, http: Option<&str>) -> io::Result<()> {
 
 /// Makes the folder if it is not there, checks that it is ours, and locks it.
 pub fn claim(data: &Path) -> Result<Lock, BootError> {
-    if !data.exists() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(data)
-            .map_err(BootError::folder(data, "the data folder cannot be created"))?;
-        let parent = data.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        sync_folder(parent)?;
-    }
-    let found = fs::metadata(data).map_err(BootError::folder(data, "the data folder cannot be read"))?;
-    let wrong = |sentence| Err(BootError::Folder { path: data.to_path_buf(), sentence });
-    if !found.is_dir() {
-        return wrong("the data folder is not a folder".to_string());
-    }
-    let me = rustix::process::geteuid().as_raw();
-    if found.uid() != me {
-        return wrong(format!(
-            "the data folder belongs to user {}, but ringdeskd runs as user {me}",
-            found.uid()
-        ));
-    }
+    make(data)?;
+    check(data)?;
     let path = data.join("LOCK");
     let file = OpenOptions::new()
         .read(true)
@@ -76,6 +77,36 @@ pub fn claim(data: &Path) -> Result<Lock, BootError> {
     }
     write_lock(&file, None).map_err(BootError::folder(&path, "the lock file cannot be written"))?;
     Ok(Lock { file })
+}
+
+fn make(data: &Path) -> Result<(), BootError> {
+    if !data.exists() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(data)
+            .map_err(BootError::folder(data, "the data folder cannot be created"))?;
+        let parent = data.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        sync_folder(parent)?;
+    }
+    Ok(())
+}
+
+/// Whether the folder is there and ours.
+pub fn check(data: &Path) -> Result<(), BootError> {
+    let found = fs::metadata(data).map_err(BootError::folder(data, "the data folder cannot be read"))?;
+    let wrong = |sentence| Err(BootError::Folder { path: data.to_path_buf(), sentence });
+    if !found.is_dir() {
+        return wrong("the data folder is not a folder".to_string());
+    }
+    let me = rustix::process::geteuid().as_raw();
+    if found.uid() != me {
+        return wrong(format!(
+            "the data folder belongs to user {}, but ringdeskd runs as user {me}",
+            found.uid()
+        ));
+    }
+    Ok(())
 }
 
 fn sync_folder(folder: &Path) -> Result<(), BootError> {
@@ -166,6 +197,19 @@ fn make_log_folders(data: &Path, known: u16, shards: u16) -> Result<bool, BootEr
     Ok(known < shards)
 }
 
+/// META as it is.
+pub fn read_meta(data: &Path) -> Result<Meta, BootError> {
+    let path = data.join("META");
+    let bytes = fs::read(&path).map_err(BootError::folder(&path, "it cannot be read"))?;
+    Meta::decode(&bytes).map_err(|error| BootError::Folder { path, sentence: error.to_string() })
+}
+
+/// As [`same_layout_always`], without noting anything.
+pub fn is_same_layout(data: &Path, shards: u16) -> bool {
+    let text = read_small(&data.join("LAYOUTS")).ok().flatten();
+    text.is_some_and(|text| text.lines().all(|line| line.parse() == Ok(shards)))
+}
+
 /// Whether every earlier run of this folder used this number of shards, so that each log holds its own shard's slots
 /// only. Notes the number. A missing or unreadable note means no: the replay then looks everywhere. Called before
 /// [`next_boot`], so that no META exists without this note.
@@ -189,10 +233,10 @@ pub fn same_layout_always(data: &Path, shards: u16) -> Result<bool, BootError> {
     Ok(same)
 }
 
-/// Alignment of log writes, bytes: what statx(2) reports for direct I/O on this file system (Linux 6.1), 512 or 4096.
+/// Alignment of log writes, bytes: what statx(2) reports for direct I/O on the file system of `file` (Linux 6.1), 512 or 4096.
 /// 4096 where nothing is reported: it suits every disk.
-pub fn write_alignment(lock: &Lock) -> u32 {
-    let Ok(found) = statx(&lock.file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) else { return 4096 };
+pub fn write_alignment(file: &File) -> u32 {
+    let Ok(found) = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) else { return 4096 };
     if found.stx_mask & StatxFlags::DIOALIGN.bits() != 0 && (1..=512).contains(&found.stx_dio_offset_align) {
         512
     } else {

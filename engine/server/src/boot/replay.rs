@@ -79,7 +79,7 @@ pub fn segments(data: &Path, log: LogId) -> io::Result<Vec<u32>> {
     Ok(found)
 }
 
-/// Reads all logs. Says a line each second on standard error when it takes longer.
+/// Reads all logs. Says a line each second on standard error when it takes longer. [`sync_all`] follows.
 pub fn replay(plan: Plan<'_>) -> Result<Vec<Replayed>, BootError> {
     let began = Instant::now();
     let progress = Progress::default();
@@ -90,7 +90,6 @@ pub fn replay(plan: Plan<'_>) -> Result<Vec<Replayed>, BootError> {
         outcome
     });
     let replayed = outcome?;
-    sync_all(plan.data, plan.logs, plan.shards.len())?;
     let records: u64 = replayed.iter().map(|shard| shard.replay.records()).sum();
     if records > 0 {
         let ms = began.elapsed().as_millis();
@@ -289,20 +288,20 @@ fn scan_file(
 /// The records of one segment, kept until it is known that nothing before them is damaged: what follows a hole does
 /// not fit the state before it, and the shard would rightly call that a broken invariant.
 #[derive(Default)]
-struct Shown {
+pub(super) struct Shown {
     heads: Vec<(RecordRef, u16, u32, Range<usize>)>,
     payloads: Vec<u8>,
     handed_over: u64,
 }
 
 impl Shown {
-    fn keep(&mut self, record: &Record<'_>) {
+    pub(super) fn keep(&mut self, record: &Record<'_>) {
         let from = self.payloads.len();
         self.payloads.extend_from_slice(record.payload);
         self.heads.push((record.reference, record.slot, record.slot_epoch, from..self.payloads.len()));
     }
 
-    fn hand_over(
+    pub(super) fn hand_over(
         &mut self,
         undamaged: bool,
         visit: &mut dyn FnMut(&Record<'_>) -> Result<(), BootError>,
@@ -326,7 +325,7 @@ fn read_whole(path: &Path, into: &mut Vec<u8>) -> io::Result<()> {
 
 /// Puts everything that replay believed onto the disk, or fails.
 /// Afterwards the notes count every segment, and no log that a shard appends to is noted as closed.
-fn sync_all(data: &Path, logs: u16, shards: usize) -> Result<(), BootError> {
+pub fn sync_all(data: &Path, logs: u16, shards: usize) -> Result<(), BootError> {
     for log in 0..logs {
         let folder = data.join(log_directory(LogId(log)));
         let numbers =

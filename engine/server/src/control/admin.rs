@@ -52,6 +52,14 @@ pub async fn drain(State(plane): State<Arc<Plane>>) -> Answer {
     Ok((StatusCode::ACCEPTED, Json(json!({ "draining": true }))))
 }
 
+/// POST /v1/admin/upgrade: as SIGUSR2, but tells which process was started.
+pub async fn upgrade() -> Answer {
+    let pid = crate::upgrade::spawn::spawn()
+        .map_err(|error| ApiError::internal(format!("no process can be started to take over: {error}")))?;
+    say!(Info, "process {pid} was started to take over");
+    Ok((StatusCode::ACCEPTED, Json(json!({ "pid": pid }))))
+}
+
 /// POST /v1/admin/revoke: exactly one of `agent` (login) and `visitor` (external id).
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

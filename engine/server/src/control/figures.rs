@@ -108,6 +108,8 @@ pub async fn status(State(plane): State<Arc<Plane>>, peer: Peer, headers: Header
         "uptime_s": plane.started().elapsed().as_secs(),
         "boot_epoch": plane.boot_epoch(),
         "backend": plane.backend(),
+        "pid": std::process::id(),
+        "upgraded": plane.upgraded(),
         "listen": {
             "binary": addresses.binary.to_string(),
             "websocket": addresses.websocket.to_string(),
@@ -173,6 +175,17 @@ pub fn metrics_text(plane: &Plane, reports: &[ShardReport]) -> Result<String, st
     single(r, "resident_bytes", "Resident memory of the process", resident_bytes());
     single(r, "boot_epoch", "Boots of this data folder", plane.boot_epoch().into());
     single(r, "shards", "Shards running", plane.shards().map_or(0, |shards| shards.count() as u64));
+    if let Some(upgraded) = plane.upgraded() {
+        single(
+            r,
+            "upgrade_pause_ms",
+            "Milliseconds nobody served when this process took over",
+            upgraded.pause_ms,
+        );
+        single(r, "upgrade_carried", "Connections taken over", upgraded.carried);
+        single(r, "upgrade_drained", "Connections told goodbye at the take-over", upgraded.drained);
+        single(r, "upgrade_closed", "Connections closed at the take-over", upgraded.closed);
+    }
     gauge(r, reports, "slots", "Slots owned", |report| report.slots.into());
     gauge(r, reports, "connections", "Open connections", |report| report.connections);
     gauge(r, reports, "sessions", "Identities on connections", |report| report.sessions);

@@ -19,9 +19,11 @@ use super::error::ApiError;
 use super::guard::host_name;
 use super::limiter::LoginLimiter;
 use super::shards::Shards;
+use super::socket::Gate;
 use crate::config::{Config, ConfigError, Live, Overrides, Reloaded};
 use crate::directory::{Directory, DirectoryError};
 use crate::tls::Certificate;
+use crate::upgrade::{Replacement, Summary};
 use crate::{journal, say};
 
 /// Password checks that may wait for their turn; one runs at a time so that shards keep their cores. Full: 503.
@@ -104,6 +106,11 @@ pub struct Plane {
     pub(super) login_queue: Semaphore,
     pub(crate) hashing: Semaphore,
     pub(super) drain: Notify,
+    /// Who is let in, while the listener stays here.
+    pub(crate) gate: Gate,
+    /// Where a replacement by another process stands.
+    pub(crate) replacement: Replacement,
+    upgraded: OnceLock<Summary>,
 }
 
 /// Seconds since 1970.
@@ -135,6 +142,9 @@ impl Plane {
             login_queue: Semaphore::new(LOGINS_WAITING_MAX),
             hashing: Semaphore::new(1),
             drain: Notify::new(),
+            gate: Gate::default(),
+            replacement: Replacement::default(),
+            upgraded: OnceLock::new(),
         }))
     }
 
@@ -171,6 +181,16 @@ impl Plane {
     /// When the process started.
     pub fn started(&self) -> Instant {
         self.started
+    }
+
+    /// What was taken over from the process before, if anything was.
+    pub fn upgraded(&self) -> Option<&Summary> {
+        self.upgraded.get()
+    }
+
+    /// Says what was taken over, once.
+    pub fn note_upgrade(&self, summary: Summary) {
+        let _ = self.upgraded.set(summary);
     }
 
     /// Milliseconds since the process started, for the login limiter.

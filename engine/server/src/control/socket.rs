@@ -1,5 +1,7 @@
 //! The control plane's connections: how many, from whom, how long, and how they end.
 //!
+//! Before the listener goes to another process the [`Gate`] is shut.
+//!
 //! Order of a connection: a place is taken (of all, and of its address), requests are read and answered, what the
 //! caller still sends is read and thrown away for a moment, the place is free again. Nobody holds a place by silence:
 //! each step has a longest time.
@@ -27,7 +29,7 @@ use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use super::error::ApiError;
@@ -56,13 +58,52 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
+/// Whether requests are taken, as whoever hands the listener to another process decides, from any thread.
+#[derive(Debug)]
+pub struct Gate {
+    /// `true`: nobody is let in, and connections end after the request they are at.
+    shut: watch::Sender<bool>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { shut: watch::Sender::new(false), places: Arc::new(Semaphore::new(CONTROL_CONNECTIONS_MAX)) }
+    }
+}
+
+impl Gate {
+    /// Lets nobody in; who asked already is answered. New connections wait in the listener's backlog.
+    pub fn shut(&self) {
+        self.shut.send_replace(true);
+    }
+
+    /// Takes requests again.
+    pub fn open(&self) {
+        self.shut.send_replace(false);
+    }
+
+    /// Whether no connection is left.
+    pub fn is_empty(&self) -> bool {
+        // One place is held by the loop, for the connection that comes next.
+        self.places.available_permits() + 1 >= CONTROL_CONNECTIONS_MAX
+    }
+}
+
 /// Answers the requests that come through `listener` with `app`, for ever.
-pub async fn serve(listener: TcpListener, app: Router) {
-    let all = Arc::new(Semaphore::new(CONTROL_CONNECTIONS_MAX));
+pub async fn serve(listener: TcpListener, app: Router, gate: &Gate) {
     let shares = Arc::<Shares>::default();
     loop {
-        let place = all.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let (stream, address) = match listener.accept().await {
+        let place = gate.places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let mut shut = gate.shut.subscribe();
+        let accepted = loop {
+            let _ = shut.wait_for(|shut| !shut).await;
+            tokio::select! {
+                accepted = listener.accept() => break accepted,
+                _ = shut.changed() => {}
+            }
+        };
+        let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(_) => {
                 sleep(ACCEPT_PAUSE).await;
@@ -72,13 +113,13 @@ pub async fn serve(listener: TcpListener, app: Router) {
         let Some(share) = shares.take(address.ip()) else { continue };
         let app = app.clone();
         tokio::spawn(async move {
-            live(stream, Peer(address), app).await;
+            live(stream, Peer(address), app, shut).await;
             drop((place, share));
         });
     }
 }
 
-async fn live(stream: TcpStream, peer: Peer, app: Router) {
+async fn live(stream: TcpStream, peer: Peer, app: Router, mut shut: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
     let app = TowerToHyperService::new(app);
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -97,10 +138,14 @@ async fn live(stream: TcpStream, peer: Peer, app: Router) {
         .header_read_timeout(HEADER_WAIT)
         .max_buf_size(HEADER_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    let ended = timeout(CONNECTION_LIFE, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
+    let ended = tokio::select! {
+        biased;
+        ended = timeout(CONNECTION_LIFE, poll_fn(|cx| connection.poll_without_shutdown(cx))) => ended.ok(),
+        _ = shut.wait_for(|shut| *shut) => None,
+    };
     let ended = match ended {
-        Ok(ended) => ended,
-        Err(_) => {
+        Some(ended) => ended,
+        None => {
             Pin::new(&mut connection).graceful_shutdown();
             match timeout(REQUEST_WAIT, poll_fn(|cx| connection.poll_without_shutdown(cx))).await {
                 Ok(ended) => ended,

@@ -1,7 +1,8 @@
 //! The directory in a redb file: six tables, values as JSON so that fields may be added.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use parking_lot::RwLock;
 use redb::{
     Builder, Database, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata,
     TableDefinition, WriteTransaction,
@@ -29,11 +30,21 @@ const TICKET_KEY: &str = "ticket_key";
 
 /// The directory of `DATA/directory.redb`. redb locks the file: a second process is refused.
 pub struct RedbDirectory {
-    database: Database,
+    path: PathBuf,
+    /// `None` while another process has the file.
+    database: RwLock<Option<Database>>,
 }
 
 fn store(error: impl Into<redb::Error>) -> DirectoryError {
     DirectoryError::Store(error.into().to_string())
+}
+
+fn open(path: &Path) -> Result<Database, DirectoryError> {
+    Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(store)
+}
+
+fn released() -> DirectoryError {
+    DirectoryError::Store("it is another process's while the server is replaced".to_string())
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
@@ -48,15 +59,15 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DirectoryError> {
 impl RedbDirectory {
     /// Opens or creates the file.
     pub fn open(path: &Path) -> Result<Self, DirectoryError> {
-        let database = Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(store)?;
-        Ok(Self { database })
+        Ok(Self { path: path.to_path_buf(), database: RwLock::new(Some(open(path)?)) })
     }
 
     fn write<T>(
         &self,
         change: impl FnOnce(&WriteTransaction) -> Result<T, DirectoryError>,
     ) -> Result<T, DirectoryError> {
-        let transaction = self.database.begin_write().map_err(store)?;
+        let database = self.database.read();
+        let transaction = database.as_ref().ok_or_else(released)?.begin_write().map_err(store)?;
         let outcome = change(&transaction)?;
         transaction.commit().map_err(store)?;
         Ok(outcome)
@@ -67,7 +78,8 @@ impl RedbDirectory {
         &self,
         table: TableDefinition<'_, K, V>,
     ) -> Result<Option<ReadOnlyTable<K, V>>, DirectoryError> {
-        let transaction = self.database.begin_read().map_err(store)?;
+        let database = self.database.read();
+        let transaction = database.as_ref().ok_or_else(released)?.begin_read().map_err(store)?;
         match transaction.open_table(table) {
             Ok(table) => Ok(Some(table)),
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
@@ -128,6 +140,18 @@ fn insert_agent(transaction: &WriteTransaction, mut agent: Agent) -> Result<Agen
 }
 
 impl Directory for RedbDirectory {
+    fn release(&self) {
+        drop(self.database.write().take());
+    }
+
+    fn take_back(&self) -> Result<(), DirectoryError> {
+        let mut database = self.database.write();
+        if database.is_none() {
+            *database = Some(open(&self.path)?);
+        }
+        Ok(())
+    }
+
     fn seed(&self, seed: &Seed) -> Result<bool, DirectoryError> {
         if let Some(settings) = self.read(SETTINGS)?
             && settings.len().map_err(store)? > 0

@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -59,6 +60,7 @@ pub struct Server {
     child: Child,
     errors: Receiver<String>,
     pub binary: SocketAddr,
+    pub websocket: SocketAddr,
     pub http: SocketAddr,
     pub tls_binary: Option<SocketAddr>,
     pub tls_websocket: Option<SocketAddr>,
@@ -84,22 +86,78 @@ fn command(data: &str, file: &str, extra: &[&str]) -> Command {
 impl Server {
     /// Starts and waits for the line with `ready`.
     pub fn start(folder: &Folder, extra: &[&str]) -> Self {
-        let mut child =
-            command(&folder.path(""), &folder.path("small.toml"), extra).spawn().expect("the binary starts");
+        Self::start_with(folder, extra, &[])
+    }
+
+    /// The same, with variables in its environment.
+    pub fn start_with(folder: &Folder, extra: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = command(&folder.path(""), &folder.path("small.toml"), extra);
+        let mut child = command.envs(variables.iter().copied()).spawn().expect("the binary starts");
+        let stderr = child.stderr.take().expect("piped");
+        let stdout = child.stdout.take().expect("piped");
+        Self::attend(child, stdout, stderr)
+    }
+
+    /// Starts with listening sockets that were opened for it, at most three, as systemd does: from descriptor 3 on, named in
+    /// the environment. They travel as the standard descriptors of a shell, whose own lead through two pipes with names.
+    pub fn start_with_sockets(folder: &Folder, sockets: Vec<(&str, OwnedFd)>, extra: &[&str]) -> Self {
+        let (child, [out, err]) = Self::spawn_with_sockets(folder, sockets, extra);
+        let [out, err] = [out, err].map(|path| std::fs::File::open(path).expect("the pipe opens"));
+        Self::attend(child, out, err)
+    }
+
+    /// The same, for a start that must fail; its exit code and what it said.
+    pub fn fail_with_sockets(folder: &Folder, sockets: Vec<(&str, OwnedFd)>) -> (i32, String) {
+        let (mut child, [out, err]) = Self::spawn_with_sockets(folder, sockets, &[]);
+        // Both first: the shell waits for each pipe's reader in turn.
+        let [_out, mut err] = [out, err].map(|path| std::fs::File::open(path).expect("the pipe opens"));
+        let mut said = String::new();
+        err.read_to_string(&mut said).expect("UTF-8");
+        (child.wait().expect("ended").code().unwrap_or(-1), said)
+    }
+
+    fn spawn_with_sockets(
+        folder: &Folder,
+        sockets: Vec<(&str, OwnedFd)>,
+        extra: &[&str],
+    ) -> (Child, [String; 2]) {
+        const SCRIPT: &str =
+            "exec 3<&0 4<&1 5<&2 0</dev/null 1>\"$OUT\" 2>\"$ERR\"; export LISTEN_PID=$$; exec \"$@\"";
+        let pipes = [folder.path("out.pipe"), folder.path("err.pipe")];
+        for pipe in &pipes {
+            let _ = std::fs::remove_file(pipe);
+            assert!(Command::new("mkfifo").arg(pipe).status().expect("mkfifo runs").success());
+        }
+        let inner = command(&folder.path(""), &folder.path("small.toml"), extra);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", SCRIPT, "sh", BINARY]).args(inner.get_args());
+        shell.env("OUT", &pipes[0]).env("ERR", &pipes[1]).env("LISTEN_FDS", sockets.len().to_string());
+        let names: Vec<&str> = sockets.iter().map(|(name, _)| *name).collect();
+        shell.env("LISTEN_FDNAMES", names.join(":"));
+        let mut sockets = sockets.into_iter().map(|(_, socket)| Stdio::from(socket));
+        let mut next = || sockets.next().unwrap_or_else(Stdio::null);
+        shell.stdin(next()).stdout(next()).stderr(next());
+        (shell.spawn().expect("a shell"), pipes)
+    }
+
+    fn attend(child: Child, stdout: impl Read + Send + 'static, stderr: impl Read + Send + 'static) -> Self {
         let (tell, errors) = channel();
-        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let stderr = BufReader::new(stderr);
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 eprintln!("[ringdeskd] {line}");
                 let _ = tell.send(line);
             }
         });
-        let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let (mut binary, mut http, mut tls_binary, mut tls_websocket) = (None, None, None, None);
+        let stdout = BufReader::new(stdout);
+        let (mut binary, mut websocket, mut http) = (None, None, None);
+        let (mut tls_binary, mut tls_websocket) = (None, None);
         for line in stdout.lines().map_while(Result::ok) {
             let value = line.split_whitespace().nth(1).unwrap_or("");
             if line.starts_with("binary") {
                 binary = value.parse().ok();
+            } else if line.starts_with("websocket") {
+                websocket = value.parse().ok();
             } else if line.starts_with("tls-binary") {
                 tls_binary = value.parse().ok();
             } else if line.starts_with("tls-ws") {
@@ -113,8 +171,8 @@ impl Server {
             }
         }
         let error = "the server tells its addresses and that it is ready";
-        let (binary, http) = (binary.expect(error), http.expect(error));
-        Self { child, errors, binary, http, tls_binary, tls_websocket }
+        let (binary, websocket, http) = (binary.expect(error), websocket.expect(error), http.expect(error));
+        Self { child, errors, binary, websocket, http, tls_binary, tls_websocket }
     }
 
     /// Starts something that must fail; its exit code and what it said.
@@ -144,8 +202,20 @@ impl Server {
         self.child.wait().expect("ended");
     }
 
+    /// SIGKILL, if it did not end before.
+    pub fn kill_if_alive(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().expect("ended");
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("alive");
+    }
+
+    /// Starts a process without waiting for it to be ready.
+    pub fn spawn(folder: &Folder, extra: &[&str]) -> Child {
+        let mut command = command(&folder.path(""), &folder.path("small.toml"), extra);
+        command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("the binary starts")
     }
 
     pub fn exit_code(&mut self) -> Option<i32> {
@@ -163,18 +233,28 @@ impl Server {
     }
 
     pub fn post(&self, path: &str, body: &Value) -> Value {
+        self.post_with(path, body, "")
+    }
+
+    /// The same, with the admin token.
+    pub fn admin(&self, folder: &Folder, path: &str, body: &Value) -> Value {
+        let token = std::fs::read_to_string(folder.path("admin.token")).expect("a token");
+        self.post_with(path, body, &format!("Authorization: Bearer {}\r\n", token.trim()))
+    }
+
+    fn post_with(&self, path: &str, body: &Value, header: &str) -> Value {
         let body = body.to_string();
         let mut stream = TcpStream::connect(self.http).expect("connects");
         let request = format!(
             "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-             Connection: close\r\n\r\n{body}",
+             Connection: close\r\n{header}\r\n{body}",
             self.http,
             body.len()
         );
         stream.write_all(request.as_bytes()).expect("sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("answered");
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 20"), "{answer}");
         serde_json::from_str(answer.split_once("\r\n\r\n").expect("a body").1).expect("JSON")
     }
 }
@@ -206,9 +286,9 @@ pub fn connect(to: SocketAddr) -> TcpStream {
 }
 
 /// What a client speaks through.
-pub trait Wire: Read + Write {}
+pub trait Wire: Read + Write + Send {}
 
-impl<T: Read + Write> Wire for T {}
+impl<T: Read + Write + Send> Wire for T {}
 
 /// A client with one conversation.
 pub struct Client {
@@ -242,6 +322,21 @@ impl Client {
             server.post("/v1/login", &body)["ticket"].as_str().expect("a ticket"),
             9,
         )
+    }
+
+    /// A gateway; it speaks with [`Client::say`].
+    pub fn gateway(server: &Server, folder: &Folder) -> Self {
+        let body = json!({ "site": "demo", "name": "front-1" });
+        let answer = server.admin(folder, "/v1/admin/tickets/gateway", &body);
+        let ticket = answer["ticket"].as_str().expect("a ticket");
+        Self::hello(Box::new(connect(server.binary)), Role::Gateway, ticket, 11)
+    }
+
+    /// A message on a channel.
+    pub fn say(&mut self, channel: u32, message: &ClientMessage<'_>) {
+        let mut bytes = Vec::new();
+        message.encode(channel, 1, &mut bytes);
+        self.stream.write_all(&bytes).expect("sent");
     }
 
     fn hello(stream: Box<dyn Wire>, role: Role, ticket: &str, device: u64) -> Self {
@@ -384,25 +479,28 @@ impl Client {
     /// Bodies of all messages, oldest first; seqs must be dense over messages and states.
     pub fn history(&mut self) -> Vec<String> {
         let conversation = self.conversation;
-        self.write(&ClientMessage::History { conversation, before: 0, after: 0, limit: 200 });
-        let mut bodies = Vec::new();
-        self.expect(|message| {
-            let ServerMessage::Page { items, more, .. } = message else { return false };
-            assert!(!more, "one page holds it");
-            for (expected, frame) in (1..).zip(frame::frames(items.as_bytes(), FRAME_BYTES_MAX as u32)) {
-                let frame = frame.expect("whole frames");
-                let seq = match ServerMessage::decode(frame.header.kind, frame.body).expect("an item") {
-                    ServerMessage::Deliver { seq, body, .. } => {
-                        bodies.push(String::from_utf8(body.to_vec()).expect("UTF-8"));
-                        seq
-                    }
-                    ServerMessage::State { seq, .. } => seq,
-                    other => panic!("{other:?} is no item"),
-                };
-                assert_eq!(seq, expected, "seqs are dense");
-            }
-            true
-        });
+        let (mut bodies, mut last, mut more) = (Vec::new(), 0, true);
+        while more {
+            self.write(&ClientMessage::History { conversation, before: 0, after: last, limit: 200 });
+            self.expect(|message| {
+                let ServerMessage::Page { items, more: others, .. } = message else { return false };
+                more = *others;
+                for frame in frame::frames(items.as_bytes(), FRAME_BYTES_MAX as u32) {
+                    let frame = frame.expect("whole frames");
+                    let seq = match ServerMessage::decode(frame.header.kind, frame.body).expect("an item") {
+                        ServerMessage::Deliver { seq, body, .. } => {
+                            bodies.push(String::from_utf8(body.to_vec()).expect("UTF-8"));
+                            seq
+                        }
+                        ServerMessage::State { seq, .. } => seq,
+                        other => panic!("{other:?} is no item"),
+                    };
+                    last += 1;
+                    assert_eq!(seq, last, "seqs are dense");
+                }
+                true
+            });
+        }
         bodies
     }
 }

@@ -126,6 +126,28 @@ fn a_drain_says_goodbye_and_close_notify() {
     assert_eq!(server.exit_code(), Some(0));
 }
 
+/// The state of TLS cannot leave the process.
+#[test]
+fn a_take_over_says_goodbye_through_tls_and_counts_it() {
+    let (folder, mut server, certificate) = secured("tls-upgrade");
+    let config = trusting(&certificate, "ringdesk/1");
+    let stream = secure(server.tls_binary.expect("listened on"), &config).expect("a handshake");
+    let mut visitor = Client::visitor_over(&server, stream);
+    let mut plain = Client::visitor(&server);
+    let file = folder.path("small.toml");
+    let new = Server::start(&folder, &["--config", &file, "--take-over"]);
+    visitor.expect(|message| matches!(message, ringdesk_protocol::ServerMessage::Goodbye { .. }));
+    assert_eq!(visitor.rest().expect("a clean end"), b"");
+    assert_eq!(server.exit_code(), Some(0));
+    plain.open();
+    let metrics = new.get("/metrics");
+    assert!(metrics.contains("ringdesk_upgrade_drained 1\n"), "{metrics}");
+    assert!(metrics.contains("ringdesk_upgrade_carried 1\n"), "{metrics}");
+    assert_eq!(new.tls_binary, server.tls_binary);
+    let stream = secure(new.tls_binary.expect("listened on"), &config).expect("a handshake");
+    Client::visitor_over(&new, stream).open();
+}
+
 #[test]
 fn a_websocket_goes_through_tls() {
     let (_folder, server, certificate) = secured("tls-ws");

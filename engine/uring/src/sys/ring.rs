@@ -58,7 +58,7 @@ impl Ring {
             ring.completion().disable_eventfd();
         }
         if features.restricted {
-            features.restricted = setup::restrict(&ring, &mut notices)?;
+            features.restricted = setup::restrict(&ring, features, &mut notices)?;
         }
         let mut gate = Gate::new(ring.as_raw_fd());
         if features.registered_ring && gate.register().is_err() {
@@ -177,6 +177,13 @@ impl Ring {
     pub(super) fn set_bell(&mut self, on: bool) {
         let queue = self.ring.completion();
         if on { queue.enable_eventfd() } else { queue.disable_eventfd() }
+    }
+
+    /// Puts a reference to each socket into the entries from `local` on. How many were put.
+    pub(super) fn put(&mut self, local: u32, sockets: &[RawFd]) -> io::Result<usize> {
+        let put = self.ring.submitter().register_files_update(local, sockets)?;
+        self.used.fetch_add(put as u32, Ordering::Relaxed);
+        Ok(put)
     }
 
     /// Asks for the end of everything that is out.

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use io_uring::register::Restriction;
 use io_uring::squeue::Flags;
-use io_uring::{IoUring, opcode};
+use io_uring::{IoUring, Probe, opcode};
 use ringdesk_persist::{Geometry, LogId};
+
+use crate::files::Durability;
 
 /// What a kernel may lack, or a test may take away. All `true` by default.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +34,8 @@ pub struct Features {
     /// The log's writes go out of memory that the ring knows (IORING_REGISTER_BUFFERS, WRITE_FIXED); otherwise the
     /// kernel pins and unpins the pages of each. Counts against RLIMIT_MEMLOCK.
     pub registered_buffers: bool,
+    /// IORING_OP_FIXED_FD_INSTALL (6.8): connections can leave for another process.
+    pub fd_install: bool,
 }
 
 impl Default for Features {
@@ -46,6 +50,7 @@ impl Default for Features {
             direct_io: true,
             restricted: true,
             registered_buffers: true,
+            fd_install: true,
         }
     }
 }
@@ -83,6 +88,8 @@ pub struct SysConfig {
     pub completions_per_turn: usize,
     /// What may be used.
     pub features: Features,
+    /// How writes become durable, where that is known; otherwise it is found out by writing a file.
+    pub durability: Option<Durability>,
 }
 
 impl SysConfig {
@@ -114,6 +121,7 @@ impl SysConfig {
             log_buffer_bytes: log.batch_bytes_max.max(log.fill_step_bytes),
             completions_per_turn: 1024,
             features: Features::default(),
+            durability: None,
         }
     }
 }
@@ -211,7 +219,19 @@ pub(super) fn open(config: &SysConfig) -> Result<Opened, OpenError> {
         }
     };
     let entries = register_table(&ring, config.entries.min(config.table_entries), &mut notices)?;
+    if features.fd_install && !installs(&ring) {
+        features.fd_install = false;
+        notices.push(
+            "connections cannot change the process (Linux 6.8): an upgrade says goodbye to them".into(),
+        );
+    }
     Ok(Opened { ring, features, entries, notices })
+}
+
+fn installs(ring: &IoUring) -> bool {
+    let mut probe = Probe::new();
+    let asked = ring.submitter().register_probe(&mut probe);
+    asked.is_ok() && probe.is_supported(opcode::FixedFdInstall::CODE)
 }
 
 /// Kernels below 6.1 lack operations that have no substitute here (multishot receive, synchronous cancellation).
@@ -278,14 +298,22 @@ const OPERATIONS: [u8; 11] = [
     opcode::Fsync::CODE,
 ];
 
-/// What may still be registered once the ring runs: its descriptor with the thread, and the end of everything at the
-/// drop (linux/io_uring.h: REGISTER_RING_FDS, UNREGISTER_RING_FDS, REGISTER_SYNC_CANCEL).
-const REGISTRATIONS: [u8; 3] = [20, 21, 24];
+/// What may still be registered once the ring runs: connections that come from another process, its descriptor with
+/// the thread, and the end of everything at the drop (linux/io_uring.h: REGISTER_FILES_UPDATE, REGISTER_RING_FDS,
+/// UNREGISTER_RING_FDS, REGISTER_SYNC_CANCEL).
+const REGISTRATIONS: [u8; 4] = [6, 20, 21, 24];
 
 /// Restricts a ring that was opened disabled, and enables it. `false`: this kernel takes no restrictions.
-pub(super) fn restrict(ring: &IoUring, notices: &mut Vec<String>) -> Result<bool, OpenError> {
+pub(super) fn restrict(
+    ring: &IoUring,
+    features: Features,
+    notices: &mut Vec<String>,
+) -> Result<bool, OpenError> {
     let flags = Flags::FIXED_FILE | Flags::IO_LINK | Flags::BUFFER_SELECT | Flags::SKIP_SUCCESS;
     let mut allowed: Vec<Restriction> = OPERATIONS.iter().map(|op| Restriction::sqe_op(*op)).collect();
+    if features.fd_install {
+        allowed.push(Restriction::sqe_op(opcode::FixedFdInstall::CODE));
+    }
     allowed.extend(REGISTRATIONS.iter().map(|op| Restriction::register_op(*op)));
     allowed.push(Restriction::sqe_flags_allowed(flags.bits()));
     let restricted = ring.submitter().register_restrictions(&mut allowed).is_ok();

@@ -38,8 +38,10 @@ const QUIET: u64 = 4;
 /// Completes only if it fails, and nobody wants to know.
 const SILENT: u64 = 5;
 const ANNEX: u64 = 6;
+/// A descriptor of the process for an entry of the table; see `transfer`.
+pub(super) const INSTALL: u64 = 7;
 
-fn internal(stage: u64, index: u32) -> u64 {
+pub(super) fn internal(stage: u64, index: u32) -> u64 {
     (KIND_KERNEL << KIND_SHIFT) | (stage << STAGE_SHIFT) | u64::from(index)
 }
 
@@ -57,16 +59,16 @@ struct FileFlight {
 pub struct SysKernel {
     /// The first does everything; the others carry connections. Before the memory below: operations end before it is
     /// unmapped.
-    rings: Vec<Ring>,
+    pub(super) rings: Vec<Ring>,
     shard: u16,
-    features: Features,
+    pub(super) features: Features,
     durability: Durability,
     notices: Vec<String>,
     completions_per_turn: usize,
     fleet: Arc<Fleet>,
-    listeners: Vec<OwnedFd>,
+    pub(super) listeners: Vec<OwnedFd>,
     /// The ring each listener's accept was armed on last, and the `user` value of that operation.
-    accepting: Vec<(usize, u64)>,
+    pub(super) accepting: Vec<(usize, u64)>,
     bell_memory: Option<Mapping>,
     /// A read of the annexes' eventfd is out.
     annex_bell_read: bool,
@@ -74,7 +76,9 @@ pub struct SysKernel {
     flights: Vec<Option<FileFlight>>,
     flights_free: Vec<u32>,
     /// Completions that did not come from the ring.
-    local: VecDeque<Completion>,
+    pub(super) local: VecDeque<Completion>,
+    /// Results of installs that are out, by place; `None` until the kernel says.
+    pub(super) installs: Vec<Option<i32>>,
     batch: Vec<cqueue::Entry>,
     one_thread: PhantomData<Rc<()>>,
 }
@@ -85,7 +89,10 @@ impl SysKernel {
     pub fn open(config: &SysConfig, fleet: Arc<Fleet>, listeners: Vec<OwnedFd>) -> Result<Self, OpenError> {
         let (rings, mut features, mut notices) = open_rings(config, &fleet)?;
         let mut durability = Durability::Buffered;
-        if features.direct_io {
+        if let Some(known) = config.durability {
+            durability = known;
+            features.direct_io &= known == Durability::Direct;
+        } else if features.direct_io {
             durability = probe_direct(&config.data, config.shard)
                 .map_err(OpenError::step("write a file in the data folder"))?;
             if durability == Durability::Buffered {
@@ -117,6 +124,7 @@ impl SysKernel {
             flights: Vec::new(),
             flights_free: Vec::new(),
             local: VecDeque::new(),
+            installs: Vec::new(),
             batch: Vec::new(),
             one_thread: PhantomData,
         };
@@ -149,7 +157,7 @@ impl SysKernel {
     }
 
     /// The ring that holds an entry of the shard's table, and the entry's number there.
-    fn place(&mut self, entry: u32) -> (&mut Ring, u32) {
+    pub(super) fn place(&mut self, entry: u32) -> (&mut Ring, u32) {
         let each = self.rings[0].entries;
         let ring = &mut self.rings[(entry / each) as usize];
         (ring, entry % each)
@@ -331,7 +339,12 @@ impl SysKernel {
     }
 
     /// Turns one entry of the completion queue of ring `at` into a completion for the table, if it is one.
-    fn translate(&mut self, at: usize, entry: &cqueue::Entry, arena: &mut Vec<u8>) -> Option<Completion> {
+    pub(super) fn translate(
+        &mut self,
+        at: usize,
+        entry: &cqueue::Entry,
+        arena: &mut Vec<u8>,
+    ) -> Option<Completion> {
         let (user, mut result, flags) = (entry.user_data(), entry.result(), entry.flags());
         let more = cqueue::more(flags);
         if ends_operation(entry) {
@@ -350,6 +363,10 @@ impl SysKernel {
                     return None;
                 }
                 QUIET | SILENT => return None,
+                INSTALL => {
+                    self.installs[user as u32 as usize] = Some(result);
+                    return None;
+                }
                 _ => panic!("completion of an unknown stage: {entry:?}"),
             }
         }
@@ -389,7 +406,7 @@ impl SysKernel {
 
 /// Entries of a ring's table that accepts leave to connections handed over from other shards; also what one go of a
 /// listener may bring before its accept is moved.
-fn accept_reserve(ring: &Ring) -> u32 {
+pub(super) fn accept_reserve(ring: &Ring) -> u32 {
     (ring.entries / 4).min(4096)
 }
 
