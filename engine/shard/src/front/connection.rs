@@ -287,10 +287,10 @@ impl Connection {
     }
 
     /// Whether one subscription more may read the log: not all turns are taken, and what those who read may come back
-    /// with fits below the cap. One may always, when nothing else waits.
+    /// with fits below the cap. One may always, when no more waits than a sixteenth of it, such as a WELCOME.
     pub fn may_ask(&self, cap: usize) -> bool {
         let backlog = self.backlog_bytes();
-        let alone = self.asking == 0 && backlog == 0;
+        let alone = self.asking == 0 && backlog <= cap / 16;
         let come = (usize::from(self.asking) + 1) * CHUNK_BYTES as usize;
         alone || (self.asking < ASKING_MAX && backlog + come <= cap)
     }
@@ -459,6 +459,8 @@ mod tests {
         assert!(!connection.may_ask(small) && connection.may_ask(large));
         connection.outbox.push(0);
         assert!(!connection.may_ask(large));
+        connection.asking = 0;
+        assert!(connection.may_ask(small), "a WELCOME does not keep the log from being read");
         connection.asking = 2;
         assert!(connection.may_ask(large));
         assert!(!connection.is_slow(large - 1, large) && connection.is_slow(large, large));
