@@ -16,9 +16,11 @@ use crate::sector::{self, Role, SECTOR_BYTES, Sector};
 use crate::segment::SegmentHead;
 use crate::{Extent, Generations, Position, Record};
 
-/// Most bytes read at once: twice the largest batch there may be, so that in the end a batch is never longer than what was
-/// read.
-const FOLLOW_BYTES: usize = 32 << 20;
+/// Longest batch there may be ([`crate::Geometry::check`]).
+const BATCH_BYTES_MAX: usize = 16 << 20;
+
+/// Most bytes read at once, so that in the end a batch is never longer than what was read.
+const FOLLOW_BYTES: usize = 2 * BATCH_BYTES_MAX;
 
 /// Bytes read at first: where nothing is new, no more is read.
 const FIRST_BYTES: usize = 256 << 10;
@@ -186,11 +188,14 @@ impl Follower {
             let bytes = &bytes[..bytes.len() / SECTOR_BYTES * SECTOR_BYTES];
             let next = self.scan.walk_whole(&File { opened, bytes, from: at }, at, visit);
             self.at = Some((opened, next));
-            // Without progress: the end, or a batch longer than what was read.
-            let first = &bytes[..bytes.len().min(FIRST_SECTORS * SECTOR_BYTES)];
-            let longer = bytes.len() == len && len < FOLLOW_BYTES && first.iter().any(|byte| *byte != 0);
-            if next == at && !longer {
-                return Ok(u64::from(at - began));
+            // What was read ended in the middle of a batch, perhaps; otherwise the log ended there when it was read. What
+            // was written since is for the next time: under load there is always something.
+            let rest = &bytes[(next - at) as usize..];
+            let first = &rest[..rest.len().min(FIRST_SECTORS * SECTOR_BYTES)];
+            let cut =
+                rest.is_empty() || (rest.len() < BATCH_BYTES_MAX && first.iter().any(|byte| *byte != 0));
+            if bytes.len() < len || !cut {
+                return Ok(u64::from(next - began));
             }
             (at, len) = (next, (len * 4).min(FOLLOW_BYTES));
         }

@@ -99,6 +99,46 @@ proptest! {
     }
 }
 
+/// A writer that is never idle: each look ends where the log ended when it was read.
+#[test]
+fn a_look_ends_although_the_writer_goes_on() {
+    struct Growing {
+        disk: Disk,
+        appender: Appender,
+        now: u64,
+        content: Vec<u8>,
+        reads: u64,
+    }
+    impl Source for Growing {
+        fn segments(&mut self) -> Result<Vec<u32>, i32> {
+            Ok(self.disk.files.keys().copied().collect())
+        }
+
+        fn read(&mut self, segment: u32, from: u32, len: usize) -> Result<(&[u8], u64), i32> {
+            self.reads += 1;
+            assert!(self.reads < 100, "one look does not end");
+            if self.appender.stage(1, 1, b"more").is_ok() {
+                settle(&mut self.appender, &mut self.disk, &mut self.now);
+            }
+            let file = &self.disk.files[&segment];
+            let rest = &file[(from as usize).min(file.len())..];
+            self.content = rest[..len.min(rest.len())].to_vec();
+            Ok((&self.content, file.len() as u64))
+        }
+    }
+    // A segment larger than what is read at once.
+    let geometry = Geometry { segment_bytes: 4 << 20, ..Geometry::small(LOG) };
+    let (mut disk, mut now) = (Disk::default(), 0);
+    let mut appender = Appender::new(geometry, Tail::fresh(LOG));
+    appender.stage(1, 1, b"one").expect("room");
+    settle(&mut appender, &mut disk, &mut now);
+    let mut source = Growing { disk, appender, now, content: Vec::new(), reads: 0 };
+    let mut follower = Follower::new(plan(&geometry));
+    for _ in 0..10 {
+        assert!(!follower.advance(&mut source, &mut |_| {}).expect("followed").more);
+    }
+}
+
 #[test]
 fn a_log_that_ends_elsewhere_than_its_writer_says_is_refused() {
     let geometry = Geometry::small(LOG);
