@@ -357,7 +357,8 @@ mod tests {
     fn only_what_is_idle_rests() {
         let id = ConnId { index: 1, generation: 1 };
         let mut connection = Connection::new(id, Transport::Stream, Cutter::Stream, 0);
-        let busy: [(fn(&mut Busy), fn(&mut Busy)); 7] = [
+        type Act = fn(&mut Busy);
+        let busy: [(Act, Act); 7] = [
             (|busy| busy.outbox.push(1), |busy| drop(busy.outbox.take())),
             (|busy| busy.sending_bytes = 1, |busy| busy.sending_bytes = 0),
             (|busy| busy.paused = 1, |busy| busy.paused = 0),
