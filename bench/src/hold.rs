@@ -27,7 +27,7 @@ use crate::swarm::{GREETING_MAX, Swarm, Transports};
 const FIRST_CROWD_OF: u32 = 5;
 /// Most commands without an answer while everybody is opened or swept.
 pub const WINDOW: u32 = 1_000;
-/// The second crowd has fewer commands without an answer by this, and half as many dials. Queues and buffers of the server
+/// The second crowd has fewer commands without an answer by this, and a quarter of the dials. Queues and buffers of the server
 /// keep the size of the largest burst they have seen; so they have it at the first look already, and what is measured is
 /// connections.
 const CALMER: u32 = 4;
@@ -210,7 +210,7 @@ impl Gathering {
     /// From now on everything comes in smaller bursts.
     fn calm_down(&mut self) {
         self.window = WINDOW / CALMER;
-        self.swarm.set_greeting_max(GREETING_MAX);
+        self.swarm.set_greeting_max(GREETING_MAX / 2);
     }
 
     /// When a phase over everybody must be done.

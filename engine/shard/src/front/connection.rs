@@ -398,7 +398,7 @@ mod tests {
         assert!(size_of::<Cutter>() <= 2, "{}", size_of::<Cutter>());
         assert!(size_of::<Ready>() <= 56, "{}", size_of::<Ready>());
         assert!(size_of::<Option<Connection>>() <= 88, "{}", size_of::<Option<Connection>>());
-        assert!(size_of::<Busy>() <= 64, "{}", size_of::<Busy>());
+        assert!(size_of::<Busy>() <= 72, "{}", size_of::<Busy>());
     }
 
     const PAUSED: (u32, ConversationId) = (0, ConversationId(1));
