@@ -118,8 +118,9 @@ pub fn adopt(endpoint: &Endpoint, socket: OwnedFd, shards: usize) -> Result<List
     adopted().map_err(|cause| ListenError { endpoint: endpoint.clone(), cause })
 }
 
-/// Keeps a TCP port without listening on it: nobody can connect, no other program is given the port, and [`open`] still
-/// opens it.
+/// Keeps a TCP port without listening on it: nobody can connect, the kernel chooses it for no other program, and [`open`]
+/// still opens it. A program that asks for this very port may have it: its SO_REUSEADDR and ours let two sockets be bound
+/// as long as neither listens.
 pub fn hold(address: SocketAddr) -> io::Result<OwnedFd> {
     bind_tcp(address, true)
 }
@@ -227,7 +228,8 @@ mod tests {
         drop(first);
         let held = hold(address).expect("free");
         std::net::TcpStream::connect(address).expect_err("nobody listens");
-        TcpListener::bind(address).expect_err("taken");
+        let chosen: Vec<_> = (0..200).map(|_| TcpListener::bind(loopback(0)).expect("a free port")).collect();
+        assert!(chosen.iter().all(|other| other.local_addr().expect("bound") != address));
         let opened = open(&Endpoint::Tcp(address), 2).expect("held for this");
         drop(held);
         std::net::TcpStream::connect(address).expect("somebody listens");
