@@ -44,6 +44,7 @@ use entries::Entries;
 pub use listen::LISTENS_MAX;
 use session::{Sites, caller};
 use still::Still;
+use sweep::Due;
 use wheel::Wheel;
 
 /// Lane places that client requests leave free for answers and notes.
@@ -79,8 +80,8 @@ pub struct Front {
     connections: Entries<Connection>,
     sites: Sites,
     wheel: Wheel,
-    /// What the wheel fires, between turns empty.
-    fired: Vec<u32>,
+    /// What the wheel fired and nobody looked at yet.
+    due: Due,
     open: u64,
     sessions: u64,
     sessions_made: u64,
@@ -117,7 +118,7 @@ impl Front {
             connections: Entries::new(),
             sites: Sites::default(),
             wheel: Wheel::new(),
-            fired: Vec::new(),
+            due: Due::default(),
             open: 0,
             sessions: 0,
             sessions_made: 0,

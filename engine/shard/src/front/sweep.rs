@@ -4,6 +4,7 @@ use ringdesk_protocol::Code;
 
 use super::Front;
 use super::connection::Phase;
+use super::wheel::Wheel;
 use crate::io::Output;
 use crate::mail::Mail;
 use crate::owner::Owner;
@@ -14,19 +15,60 @@ const GREETING_S: u32 = 10;
 /// Seconds a closing connection has to take its last bytes.
 const CLOSING_S: u32 = 5;
 
+/// Parts in which the connections of one second are looked at, over that second. All at once would be a turn of
+/// milliseconds for everybody else, where thousands that came together are silent together.
+const PARTS: usize = 128;
+
+/// Connections in a part at least: a few are looked at in one turn, so that they do not wake a sleeper each.
+const PART_MIN: usize = 16;
+
+/// Nanoseconds from one part to the next.
+const PART_NS: u64 = 1_000_000_000 / PARTS as u64;
+
+/// Connections whose second has come and that nobody looked at yet. One that went meanwhile is looked at for nothing, or
+/// its successor early, which changes nothing.
+#[derive(Default, Debug)]
+pub struct Due {
+    waiting: Vec<u32>,
+    part: usize,
+    next_ns: u64,
+}
+
+impl Due {
+    /// Takes what the wheel fired, and gives the part whose time it is.
+    fn take(&mut self, wheel: &mut Wheel, now_s: u32, now_ns: u64) -> Vec<u32> {
+        let before = self.waiting.len();
+        wheel.fire(u64::from(now_s), &mut self.waiting);
+        if self.waiting.len() > before {
+            self.part = self.waiting.len().div_ceil(PARTS).max(PART_MIN);
+        }
+        if self.waiting.is_empty() || now_ns < self.next_ns {
+            return Vec::new();
+        }
+        self.next_ns = now_ns + PART_NS;
+        let rest = self.waiting.len().saturating_sub(self.part);
+        let part = self.waiting.split_off(rest);
+        if rest == 0 {
+            self.waiting = Vec::new();
+        }
+        part
+    }
+
+    fn next_ns(&self) -> Option<u64> {
+        (!self.waiting.is_empty()).then_some(self.next_ns)
+    }
+}
+
 impl Front {
-    /// Looks at the connections whose time has come: closes who was silent for two heartbeats, who never said HELLO,
+    /// Looks at the connections whose time has come, within a second of it: closes who was silent for two heartbeats, who never said HELLO,
     /// and who does not take its goodbye.
     pub fn sweep(&mut self, owner: &mut Owner, mail: &mut Mail<'_>) {
         if self.is_still() {
             return;
         }
-        let mut fired = std::mem::take(&mut self.fired);
-        self.wheel.fire(u64::from(self.now_s), &mut fired);
-        for index in fired.drain(..) {
+        for index in self.due.take(&mut self.wheel, self.now_s, self.now_ns) {
             self.look(index, owner, mail);
         }
-        self.fired = fired;
         self.finish_drain(mail);
     }
 
@@ -86,7 +128,7 @@ impl Front {
         let drain =
             self.draining_since_s.filter(|_| !self.drained).map(|since| u64::from(since + CLOSING_S + 1));
         let wheel = [self.wheel.next_s(), drain].into_iter().flatten().min().map(|at_s| at_s * 1_000_000_000);
-        [wheel, self.lanes_due_ns()].into_iter().flatten().min()
+        [wheel, self.due.next_ns(), self.lanes_due_ns()].into_iter().flatten().min()
     }
 
     /// Says goodbye to everybody and takes nobody new.
@@ -171,6 +213,41 @@ impl Front {
             let message = ringdesk_protocol::ServerMessage::Goodbye { code, retry_after_ms: 0, sentence };
             self.at(index).put(channel, 0, &message);
             self.touch(index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// What a second brings is spread over it, none is left out, and each part is small.
+    #[test]
+    fn a_second_is_looked_at_in_parts() {
+        for count in [1, 16, 17, 1_000, 5_000] {
+            let (mut wheel, mut due) = (Wheel::new(), Due::default());
+            (0..count).for_each(|entry| wheel.set(entry, 7));
+            let (mut now_ns, mut seen, mut longest) = (7 * SECOND, Vec::new(), 0);
+            loop {
+                let part = due.take(&mut wheel, (now_ns / SECOND) as u32, now_ns);
+                longest = longest.max(part.len());
+                seen.extend(part);
+                assert!(
+                    due.take(&mut wheel, (now_ns / SECOND) as u32, now_ns).is_empty(),
+                    "one part at a time"
+                );
+                let Some(next_ns) = due.next_ns() else { break };
+                now_ns = next_ns;
+            }
+            seen.sort_unstable();
+            assert_eq!(seen, (0..count).collect::<Vec<_>>());
+            assert!(now_ns < 8 * SECOND, "{count} took until {now_ns}");
+            assert!(
+                longest <= (count as usize).div_ceil(PARTS).max(PART_MIN),
+                "{longest} of {count} at once"
+            );
         }
     }
 }
