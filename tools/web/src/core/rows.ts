@@ -189,12 +189,15 @@ export class Rows {
   }
 }
 
+/** The id the server gives an anonymous visitor: 14 random letters, or 32 hex digits if it was given long ago. */
+const ANONYMOUS = /^v-([0-9a-f]{6}(?=[0-9a-f]{26}$)|[\w-]{6}(?=[\w-]{8}$))/;
+
 /**
- * Anonymous visitors have long random ids: the first few digits tell them apart well enough. The queue may leave the
+ * Anonymous visitors have random ids: the first few letters tell them apart well enough. The queue may leave the
  * visitor out; then the end of the conversation's id stands for it.
  */
 export function visitorName(visitor: string, conversation: string, words: Words): string {
   if (visitor === "") return words.visitorNamed(`#${conversation.slice(-6)}`);
-  const anonymous = /^v-([0-9a-f]{6})[0-9a-f]+$/.exec(visitor)?.[1];
+  const anonymous = ANONYMOUS.exec(visitor)?.[1];
   return anonymous === undefined ? visitor : words.visitorNamed(anonymous);
 }
