@@ -50,10 +50,12 @@ const STEP_BYTES: usize = 64 << 10;
 /// largest in slices of 64 KiB, of which no page can be counted on to be untouched.
 pub(super) fn block_bytes(bytes: usize) -> usize {
     const SLICE_BYTES: usize = 64 << 10;
-    match bytes {
-        0..=SLICE_BYTES => bytes,
-        ..=0x2_0000 => bytes.next_multiple_of(SLICE_BYTES / 4),
-        _ => bytes.next_multiple_of(SLICE_BYTES),
+    if bytes <= SLICE_BYTES {
+        bytes
+    } else if bytes <= 2 * SLICE_BYTES {
+        bytes.next_multiple_of(SLICE_BYTES / 4)
+    } else {
+        bytes.next_multiple_of(SLICE_BYTES)
     }
 }
 
