@@ -46,6 +46,19 @@ pub enum Cutting {
 /// How an outbox grows once it holds this much.
 const STEP_BYTES: usize = 64 << 10;
 
+/// Memory a buffer of so many bytes takes. The allocator hands out larger blocks in quarters of a power of two, and the
+/// largest in slices of 64 KiB, of which no page can be counted on to be untouched.
+pub(super) fn block_bytes(bytes: usize) -> usize {
+    const SLICE_BYTES: usize = 64 << 10;
+    if bytes <= SLICE_BYTES {
+        bytes
+    } else if bytes <= 2 * SLICE_BYTES {
+        bytes.next_multiple_of(SLICE_BYTES / 4)
+    } else {
+        bytes.next_multiple_of(SLICE_BYTES)
+    }
+}
+
 /// Bytes that wait to leave.
 #[derive(Default, Debug)]
 pub struct Outbox(Vec<u8>);
@@ -292,13 +305,18 @@ impl Connection {
         let backlog = self.backlog_bytes();
         let alone = self.asking == 0 && backlog <= cap / 16;
         let come = (usize::from(self.asking) + 1) * CHUNK_BYTES as usize;
-        alone || (self.asking < ASKING_MAX && backlog + come <= cap)
+        alone || (self.asking < ASKING_MAX && self.held_with(come) <= cap)
     }
 
     /// Whether frames of so many bytes do not fit below the cap any more. With nothing else waiting, any fit.
     pub fn is_slow(&self, bytes: usize, cap: usize) -> bool {
         let backlog = self.backlog_bytes();
-        backlog >= cap || (backlog > 0 && backlog + bytes > cap)
+        backlog >= cap || (backlog > 0 && self.held_with(bytes) > cap)
+    }
+
+    /// Memory that is taken once so many bytes more wait: the cap bounds this and not what of it is used.
+    fn held_with(&self, more: usize) -> usize {
+        block_bytes(self.sending_bytes as usize) + block_bytes(self.outbox.len() + more)
     }
 
     /// The compression agreed on its WebSocket.
@@ -448,6 +466,19 @@ mod tests {
                 "an answer larger than the limit still fits"
             );
         }
+    }
+
+    /// Three messages of 64 KiB are below the cap, but not the blocks they are in.
+    #[test]
+    fn what_a_slow_client_costs_is_counted_in_blocks() {
+        let (cap, frame) = (256 << 10, 65_600);
+        let mut connection =
+            Connection::new(ConnId { index: 1, generation: 1 }, Transport::Stream, Cutter::Stream, 0);
+        connection.sending_bytes = frame as u32;
+        assert!(!connection.is_slow(frame, cap) && connection.may_ask(cap));
+        connection.outbox.extend_from_slice(&vec![7; frame]);
+        assert!(connection.is_slow(frame, cap) && !connection.may_ask(cap));
+        assert_eq!([1, 65_536, 65_537, 131_073].map(block_bytes), [1, 65_536, 81_920, 196_608]);
     }
 
     #[test]

@@ -39,7 +39,7 @@ use crate::settings::Settings;
 use address::Addresses;
 use admit::OuterCounts;
 pub use commands::CHANNELS_MAX;
-use connection::{Connection, Phase};
+use connection::{Connection, Phase, block_bytes};
 use entries::Entries;
 pub use listen::LISTENS_MAX;
 use session::{Sites, caller};
@@ -382,7 +382,7 @@ impl Front {
             return;
         };
         let unused = connection.outbox.lend(spare);
-        let room = cap.saturating_sub(connection.sending_bytes as usize);
+        let room = cap.saturating_sub(block_bytes(connection.sending_bytes as usize));
         connection.outbox.make_room(frame.len(), room);
         connection.put_frames(to.channel, frame);
         if connection.backlog_bytes() > hard {
