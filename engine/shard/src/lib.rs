@@ -27,5 +27,6 @@ mod shard;
 pub mod ticket;
 pub mod tls;
 
-pub use owner::{Owner, OwnerConfig, Replay, ReplayError};
+pub use front::{ASKING_MAX, Most};
+pub use owner::{CHUNK_BYTES, Owner, OwnerConfig, Replay, ReplayError};
 pub use shard::Shard;

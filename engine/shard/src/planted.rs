@@ -34,11 +34,15 @@ pub enum Bug {
     CarryCursorLow,
     /// The connections that an upgrade adopts are not linked to their agents.
     AdoptUnlinked,
+    /// A slow client is pushed everything in spite of its cap.
+    IgnoreCap,
+    /// The turn at the log always goes to the lowest of the paused subscriptions.
+    LowestTurn,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::AckBeforeSync,
         Self::ForgetDedup,
         Self::ForgetOldOpens,
@@ -53,6 +57,8 @@ impl Bug {
         Self::DropUnsent,
         Self::CarryCursorLow,
         Self::AdoptUnlinked,
+        Self::IgnoreCap,
+        Self::LowestTurn,
     ];
 }
 

@@ -50,6 +50,8 @@ pub struct ShardReport {
     pub gate_depth: u64,
     /// Bytes in all outboxes now.
     pub outbox_bytes: u64,
+    /// The most that waited for one connection at any time, bytes.
+    pub backlog_bytes_max: u64,
     /// Open connections under TLS now.
     pub tls_connections: u64,
     /// TLS handshakes completed.

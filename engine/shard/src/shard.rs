@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ringdesk_persist::{Pages, Tail};
 
-use crate::front::Front;
+use crate::front::{Front, Most};
 use crate::io::{Control, Input, Inputs, Now, Output, Outputs, Stand};
 use crate::mail::Mail;
 use crate::message::ShardMessage;
@@ -51,6 +51,11 @@ impl Shard {
     /// The owner side, for the simulator's oracle and for reports.
     pub fn owner(&self) -> &Owner {
         &self.owner
+    }
+
+    /// The most there was of what is bounded, for the simulator's oracle.
+    pub fn most(&self) -> Most {
+        self.front.most()
     }
 
     /// Takes buffers that the driver prepared for the log's writes, before the first turn

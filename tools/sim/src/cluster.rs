@@ -17,7 +17,7 @@ use ringdesk_shard::io::{ListenerKind, Now};
 use ringdesk_shard::router::Router;
 use ringdesk_shard::settings::Settings;
 use ringdesk_shard::ticket::{Claims, ISSUER, issue};
-use ringdesk_shard::{OwnerConfig, Replay, Shard};
+use ringdesk_shard::{Most, OwnerConfig, Replay, Shard};
 use ringdesk_uring::mailbox::Letter;
 use ringdesk_uring::reactor::{Limits, Reactor};
 use ringdesk_uring::still::{Quiet, Stood};
@@ -147,6 +147,11 @@ impl Cluster {
     /// Turns so far that ended with a message waiting for a place in a lane.
     pub fn lanes_full(&self) -> u64 {
         self.runners.iter().map(|runner| runner.reactor.counts().0.lanes_full).sum()
+    }
+
+    /// The most there was of what a shard bounds.
+    pub fn most(&self, shard: usize) -> Most {
+        self.runners[shard].reactor.shard().most()
     }
 
     /// Ends all pauses.

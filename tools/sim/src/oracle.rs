@@ -1,4 +1,5 @@
-//! The oracle: what the contract promises (C1 to C7), checked against everything any client ever saw.
+//! The oracle: what the contract promises (C1 to C7, and of C8 what a slow consumer costs), checked against everything
+//! any client ever saw.
 //!
 //! It knows nothing of the engine. Clients tell it what they asked for and what they saw; it keeps one small model
 //! for all of them, across every crash. Because nothing it was told is ever forgotten, a fact that does not survive
@@ -106,6 +107,19 @@ pub struct Conversation {
     epochs: BTreeMap<u32, u32>,
     walk: Walk,
     last_n: BTreeMap<u64, u64>,
+}
+
+/// What one connection may cost, bytes unless said otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// The cap of what is pushed.
+    pub cap: usize,
+    /// Answers to what the client itself asked.
+    pub answers: usize,
+    /// Pages of the log that were asked for before the cap was reached.
+    pub pages: usize,
+    /// Conversations there may be: as many subscriptions may wait beside one.
+    pub conversations: u64,
 }
 
 /// The model.
@@ -250,6 +264,20 @@ impl Oracle {
         assert!(
             owner == agent,
             "C7: {conversation:016x} epoch {epoch} belongs to agents {owner} and {agent}"
+        );
+    }
+
+    /// A shard tells the most that ever waited for one connection, right after a push and at all, and the most turns that
+    /// others had while one subscription waited.
+    pub fn bounds(&self, pushed: usize, backlog: usize, turns: u64, bounds: Bounds) {
+        assert!(pushed <= bounds.cap, "C8: an item was pushed although {pushed} bytes wait then: {bounds:?}");
+        assert!(
+            backlog <= bounds.cap + bounds.answers + bounds.pages,
+            "C8: {backlog} bytes wait for one connection: {bounds:?}"
+        );
+        assert!(
+            turns <= bounds.conversations,
+            "C8: a subscription waited for {turns} turns of others: {bounds:?}"
         );
     }
 
@@ -450,124 +478,4 @@ impl Conversation {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ID: u64 = 7;
-
-    fn message(device: u64, n: u64, body: u64) -> Item {
-        Item::Message { author: Author::Visitor, agent: 0, device, n, body, at: seq_stamp(n) }
-    }
-
-    fn seq_stamp(n: u64) -> u64 {
-        n << 16
-    }
-
-    fn queued() -> Item {
-        Item::State {
-            status: Status::Queued,
-            cause: Cause::FirstMessage,
-            by: Author::Visitor,
-            agent: 0,
-            epoch: 0,
-            at: 1,
-        }
-    }
-
-    fn opened() -> Oracle {
-        let mut oracle = Oracle::default();
-        oracle.opened(1, 10, 1, ID, 0);
-        for n in 1..=3 {
-            oracle.asks(ID, 10, n, Asked::Body(n));
-        }
-        oracle
-    }
-
-    #[test]
-    fn a_sound_run_passes() {
-        let mut oracle = opened();
-        oracle.acked(ID, 10, 1, 1, Asked::Body(1));
-        oracle.item(99, ID, 1, message(10, 1, 1));
-        oracle.item(99, ID, 2, queued());
-        oracle.item(99, ID, 3, message(10, 2, 2));
-        oracle.close();
-    }
-
-    #[test]
-    #[should_panic(expected = "C1")]
-    fn a_lost_ack_is_found() {
-        let mut oracle = opened();
-        oracle.acked(ID, 10, 1, 1, Asked::Body(1));
-        oracle.close();
-    }
-
-    #[test]
-    #[should_panic(expected = "C3")]
-    fn a_seq_used_twice_is_found() {
-        let mut oracle = opened();
-        oracle.item(99, ID, 1, message(10, 1, 1));
-        oracle.item(98, ID, 1, message(10, 2, 2));
-    }
-
-    #[test]
-    #[should_panic(expected = "C4")]
-    fn a_key_recorded_twice_is_found() {
-        let mut oracle = opened();
-        oracle.item(99, ID, 1, message(10, 1, 1));
-        oracle.item(99, ID, 2, queued());
-        oracle.item(99, ID, 3, message(10, 1, 1));
-    }
-
-    #[test]
-    #[should_panic(expected = "never sent this")]
-    fn corrupt_bytes_are_found() {
-        let mut oracle = opened();
-        oracle.item(99, ID, 1, message(10, 1, 77));
-    }
-
-    #[test]
-    #[should_panic(expected = "C6")]
-    fn an_invented_receipt_is_found() {
-        let mut oracle = opened();
-        oracle.confirms(ID, Side::Visitor, Marks { delivered: 1, read: 0 });
-        oracle.receipt(99, ID, Side::Visitor, Marks { delivered: 1, read: 1 });
-    }
-
-    #[test]
-    #[should_panic(expected = "C7")]
-    fn two_owners_of_one_epoch_are_found() {
-        let mut oracle = opened();
-        oracle.assigned(ID, 1, 4);
-        oracle.assigned(ID, 2, 4);
-    }
-
-    #[test]
-    fn an_open_repeated_is_the_same_conversation() {
-        let mut oracle = opened();
-        oracle.opened(1, 10, 2, ID + 1, 0);
-        oracle.opened_again(1, 10, 1, ID, 0);
-        oracle.opened_again(1, 10, 2, ID + 1, 0);
-    }
-
-    #[test]
-    #[should_panic(expected = "C4")]
-    fn an_old_open_that_names_another_conversation_is_found() {
-        let mut oracle = opened();
-        oracle.opened(1, 10, 2, ID + 1, 0);
-        oracle.opened_again(1, 10, 1, ID + 1, 0);
-    }
-
-    #[test]
-    #[should_panic(expected = "never answered")]
-    fn a_duplicate_open_without_an_original_is_found() {
-        opened().opened_again(1, 10, 2, ID, 0);
-    }
-
-    #[test]
-    #[should_panic(expected = "is expected")]
-    fn a_forgotten_n_is_found() {
-        let mut oracle = opened();
-        oracle.acked(ID, 10, 2, 3, Asked::Body(2));
-        oracle.expected(ID, 10, 1);
-    }
-}
+mod tests;

@@ -306,6 +306,14 @@ impl Sizes {
 }
 
 impl Cast {
+    /// What the answers to all that one connection's devices may have asked at once can take, bytes: a window of requests
+    /// with an ACK or a REJECT, what is confirmed and repeated beside it, and a page of four items for each device.
+    pub fn answers_bytes_max(&self) -> usize {
+        let (requests, answer_bytes, fields_bytes) = (self.window as usize + 32, 256, 128);
+        let device = requests * answer_bytes + 4 * (self.body_bytes as usize + fields_bytes);
+        device * self.channels.max(1) as usize
+    }
+
     fn draw(rng: &mut Rng) -> Self {
         let rate = |rng: &mut Rng, max: u64| if rng.one_in(2) { rng.below(max) as u32 } else { 0 };
         // Few seeds offer more than lanes, staging and a gateway's credits take, so that BUSY and full lanes occur.

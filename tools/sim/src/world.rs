@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use ringdesk_protocol::Role;
+use ringdesk_protocol::limits::PAGE_ITEMS_MAX;
+use ringdesk_shard::{ASKING_MAX, CHUNK_BYTES};
 
 use crate::client::Scene;
 use crate::client::device::{Device, Whose};
@@ -17,13 +19,19 @@ use crate::disk::Crash;
 use crate::kernel::Env;
 use crate::net::LinkId;
 use crate::net::{Read, earliest};
-use crate::oracle::Oracle;
+use crate::oracle::{Bounds, Oracle};
 use crate::plan::{ENTRIES, Faults, MS, Plan, Stop, Trigger, US, Upgrade};
 use crate::rng::Rng;
 use crate::upgrade::{Running, Upgraded};
 
 /// Steps of a run: one turn of a shard or one act of an endpoint each. More means that something spins.
 pub const STEPS_MAX: u64 = 4_000_000;
+
+/// A page of the log: a chunk of records, each within a frame whose fields take no more than this beside the body.
+const PAGE_BYTES_MAX: usize = CHUNK_BYTES as usize + PAGE_ITEMS_MAX * FRAME_FIELDS_BYTES;
+
+/// Bytes of a DELIVER beside its body, generously.
+const FRAME_FIELDS_BYTES: usize = 128;
 
 /// Who acts next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -267,7 +275,10 @@ impl World {
         let now = self.now();
         let cluster = self.cluster.as_mut().expect("a shard that is due runs");
         match cluster.run(shard, now, &mut self.rng, &self.env) {
-            Ran::On => self.hear_shards(),
+            Ran::On => {
+                self.judge_bounds(shard);
+                self.hear_shards();
+            }
             Ran::Fatal(sentence) => {
                 self.trace(|| format!("-- shard {shard} stops: {sentence}"));
                 let env = self.env.borrow();
@@ -280,6 +291,18 @@ impl World {
                 self.crash(crash, self.shards, down);
             }
         }
+    }
+
+    /// What one connection may cost, and how long a subscription may wait (C8).
+    fn judge_bounds(&mut self, shard: usize) {
+        let most = self.cluster.as_ref().expect("a shard ran").most(shard);
+        let bounds = Bounds {
+            cap: self.plan.sizes.outbox_bytes as usize,
+            answers: self.plan.cast.answers_bytes_max(),
+            pages: usize::from(ASKING_MAX) * PAGE_BYTES_MAX,
+            conversations: self.devices.iter().map(|device| device.open_n).sum(),
+        };
+        self.oracle.bounds(most.pushed_bytes, most.backlog_bytes, u64::from(most.turns_waited), bounds);
     }
 
     fn latency(&mut self) -> u64 {

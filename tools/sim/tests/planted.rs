@@ -162,6 +162,31 @@ fn a_connection_that_is_never_read_again_is_found() {
     must_find(Bug::NeverGoOn, narrow_and_patient, &["liveness"]);
 }
 
+/// Clients that often do not read, while much is written to them.
+fn slow_readers(plan: &mut Plan) {
+    narrow(plan);
+    plan.cast.slow_reader_ppm = 200_000;
+    plan.cast.messages = 40;
+}
+
+/// A gateway that does not keep up with what its visitors are sent.
+fn slow_gateway(plan: &mut Plan) {
+    slow_readers(plan);
+    (plan.cast.visitors, plan.cast.channels, plan.cast.opens) = (1, 6, 1);
+    plan.cast.churn_ppm = 0;
+    plan.sizes.socket_bytes = 256;
+}
+
+#[test]
+fn a_cap_that_is_ignored_is_found() {
+    must_find(Bug::IgnoreCap, slow_readers, &["C8: an item was pushed", "bytes wait"]);
+}
+
+#[test]
+fn turns_that_go_round_among_few_are_found() {
+    must_find(Bug::LowestTurn, slow_gateway, &["C8: a subscription waited"]);
+}
+
 /// One upgrade after the other, and clients that do not read; nothing else goes wrong.
 fn upgrades(plan: &mut Plan) {
     plan.stops.clear();

@@ -59,6 +59,7 @@ fn shard_json(report: &ShardReport) -> Value {
         "address_refused": report.address_refused,
         "gate_depth": report.gate_depth,
         "outbox_bytes": report.outbox_bytes,
+        "backlog_bytes_max": report.backlog_bytes_max,
         "turns": report.turns,
         "duty": {
             "busy_ns": report.duty.busy_ns,

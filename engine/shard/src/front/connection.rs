@@ -289,8 +289,8 @@ impl Connection {
         }
     }
 
-    /// Takes out the paused subscription whose turn it is.
-    pub fn next_paused(&mut self) -> Option<(u32, ConversationId)> {
+    /// Takes out the paused subscription whose turn it is, and how many turns others had while it waited.
+    pub fn next_paused(&mut self) -> Option<((u32, ConversationId), u32)> {
         if self.paused.is_empty() { None } else { self.paused.take() }
     }
 

@@ -11,6 +11,7 @@ use crate::io::ConnId;
 use crate::mail::Mail;
 use crate::message::{NO_SUCH, SessionRef, ShardMessage};
 use crate::owner::Owner;
+use crate::planted::{self, Bug};
 use crate::router::site_slot;
 
 /// Where a frame's kind and a REJECT's `of` lie, and the kinds that are treated apart.
@@ -116,7 +117,8 @@ impl Front {
 
     fn is_slow(&mut self, to: SessionRef, bytes: usize) -> bool {
         let cap = self.settings.outbox_bytes_max as usize;
-        self.by_ref(to).is_some_and(|connection| connection.is_slow(bytes, cap))
+        !planted::on(Bug::IgnoreCap)
+            && self.by_ref(to).is_some_and(|connection| connection.is_slow(bytes, cap))
     }
 
     fn item(
@@ -149,7 +151,13 @@ impl Front {
             return;
         }
         listen.reach(seq);
+        // With nothing else waiting any frame fits.
+        let alone = connection.backlog_bytes() == 0;
         self.put(to, frame);
+        if let Some(connection) = self.by_ref(to).filter(|_| !alone) {
+            let backlog = connection.backlog_bytes();
+            self.most.pushed_bytes = self.most.pushed_bytes.max(backlog);
+        }
     }
 
     fn caught(
@@ -254,12 +262,13 @@ impl Front {
             if !connection.may_ask(cap) {
                 return;
             }
-            let Some((channel, conversation)) = connection.next_paused() else { return };
+            let Some(((channel, conversation), waited)) = connection.next_paused() else { return };
             let listen = connection.session_mut(channel).and_then(|session| session.listen_mut(conversation));
             let listen = listen.expect("who ends waits no more");
             assert!(listen.flow == Flow::Paused, "{conversation:?} waits and is {:?}", listen.flow);
             let after = if listen.from_tail { FROM_TAIL } else { listen.last() };
             let announce = listen.fresh;
+            self.most.turns_waited = self.most.turns_waited.max(waited);
             self.ask_items((index, channel), conversation, after, announce, owner, mail);
         }
     }

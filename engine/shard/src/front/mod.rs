@@ -60,7 +60,7 @@ const POOL_BUFFER_BYTES: usize = 64 << 10;
 const ANSWERS_BYTES_MAX: usize = 4 << 20;
 
 /// Subscriptions of one connection that read the log at once; the others wait paused for their turn.
-const ASKING_MAX: u8 = 4;
+pub const ASKING_MAX: u8 = 4;
 
 /// HISTORY requests of one connection that are read at once. More: BUSY.
 const PAGES_OUT_MAX: u8 = 8;
@@ -69,6 +69,17 @@ const PAGES_OUT_MAX: u8 = 8;
 /// without a cursor is told BUSY.
 pub fn resumes_reserve(connections_max: u64) -> u64 {
     connections_max / 16 + 16
+}
+
+/// The most there was of what is bounded, since the shard started.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Most {
+    /// Bytes that waited or were being sent on one connection.
+    pub backlog_bytes: usize,
+    /// The same right after an item was pushed behind something else.
+    pub pushed_bytes: usize,
+    /// Turns at the log that other subscriptions of a connection had while one waited.
+    pub turns_waited: u32,
 }
 
 /// All connections of a shard.
@@ -86,6 +97,7 @@ pub struct Front {
     sessions_made: u64,
     pushes: u64,
     slow: u64,
+    most: Most,
     dirty: Vec<u32>,
     pool: Vec<Vec<u8>>,
     /// Made when a connection agrees to compression.
@@ -123,6 +135,7 @@ impl Front {
             sessions_made: 0,
             pushes: 0,
             slow: 0,
+            most: Most::default(),
             dirty: Vec::new(),
             pool: Vec::new(),
             deflater: None,
@@ -162,6 +175,7 @@ impl Front {
         report.sessions = self.sessions;
         report.pushes = self.pushes;
         report.slow = self.slow;
+        report.backlog_bytes_max = self.most.backlog_bytes as u64;
         report.outbox_bytes =
             self.connections.iter().map(|connection| connection.backlog_bytes() as u64).sum();
         let secured = self.connections.iter().filter(|connection| connection.tls.is_some());
@@ -171,6 +185,11 @@ impl Front {
         report.tls_failed = self.outer.tls_failed;
         report.proxy_refused = self.outer.proxy_refused;
         report.address_refused = self.outer.address_refused;
+    }
+
+    /// The most there was of what is bounded.
+    pub fn most(&self) -> Most {
+        self.most
     }
 
     fn connections_max(&self) -> u64 {
@@ -385,9 +404,11 @@ impl Front {
         let room = cap.saturating_sub(block_bytes(connection.sending_bytes as usize));
         connection.outbox.make_room(frame.len(), room);
         connection.put_frames(to.channel, frame);
-        if connection.backlog_bytes() > hard {
+        let backlog = connection.backlog_bytes();
+        if backlog > hard {
             connection.goodbye(Code::Busy, 1_000);
         }
+        self.most.backlog_bytes = self.most.backlog_bytes.max(backlog);
         self.pool.extend(unused);
         self.pushes += 1;
         self.touch(to.index);

@@ -5,8 +5,10 @@
 //! Turns go round in the order of the keys, so that one that pauses again and again does not keep the rest waiting. Each
 //! subscription waits once at most; the bound is that of the subscriptions themselves.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Bound;
+
+use crate::planted::{self, Bug};
 
 /// Those who wait. Empty, it takes no memory beside its pointer.
 #[derive(Debug)]
@@ -14,9 +16,12 @@ pub struct Waiting<K>(Option<Box<Line<K>>>);
 
 #[derive(Debug)]
 struct Line<K> {
-    keys: BTreeSet<K>,
+    /// Those who wait, and how many turns there had been when each began to.
+    keys: BTreeMap<K, u32>,
     /// Whose turn it was last.
     last: Option<K>,
+    /// Turns there have been since anybody waits.
+    turns: u32,
 }
 
 impl<K> Default for Waiting<K> {
@@ -36,8 +41,9 @@ impl<K: Ord + Copy> Waiting<K> {
 
     /// Waits from now on, if it did not before.
     pub fn add(&mut self, key: K) {
-        let line = self.0.get_or_insert_with(|| Box::new(Line { keys: BTreeSet::new(), last: None }));
-        line.keys.insert(key);
+        let line =
+            self.0.get_or_insert_with(|| Box::new(Line { keys: BTreeMap::new(), last: None, turns: 0 }));
+        line.keys.entry(key).or_insert(line.turns);
     }
 
     /// Waits no more.
@@ -48,15 +54,19 @@ impl<K: Ord + Copy> Waiting<K> {
         self.give_back();
     }
 
-    /// Takes out whose turn it is: the next key behind the one before, and behind the last the first.
-    pub fn take(&mut self) -> Option<K> {
+    /// Takes out whose turn it is: the next key behind the one before, and behind the last the first. Also tells how
+    /// many turns others had while it waited: one each at most.
+    pub fn take(&mut self) -> Option<(K, u32)> {
         let line = self.0.as_mut()?;
         let behind = |last| line.keys.range((Bound::Excluded(last), Bound::Unbounded)).next();
-        let next = *line.last.and_then(behind).or_else(|| line.keys.first())?;
+        let last = line.last.filter(|_| !planted::on(Bug::LowestTurn));
+        let (&next, &since) = last.and_then(behind).or_else(|| line.keys.first_key_value())?;
+        let waited = line.turns.wrapping_sub(since);
         line.keys.remove(&next);
         line.last = Some(next);
+        line.turns = line.turns.wrapping_add(1);
         self.give_back();
-        Some(next)
+        Some((next, waited))
     }
 
     fn give_back(&mut self) {
@@ -95,7 +105,7 @@ mod tests {
     }
 
     fn drain(waiting: &mut Waiting<Counted>) -> Vec<u32> {
-        std::iter::from_fn(|| waiting.take()).map(|key| key.0).collect()
+        std::iter::from_fn(|| waiting.take()).map(|(key, _)| key.0).collect()
     }
 
     #[test]
@@ -105,7 +115,7 @@ mod tests {
         for key in [5, 1, 3, 3] {
             waiting.add(Counted(key));
         }
-        assert_eq!(waiting.take(), Some(Counted(1)));
+        assert_eq!(waiting.take(), Some((Counted(1), 0)));
         waiting.add(Counted(1));
         waiting.add(Counted(2));
         waiting.remove(Counted(5));
@@ -125,7 +135,8 @@ mod tests {
             STEPS.set(0);
             // Each comes twice: the log is read on where one page did not reach the end.
             for _ in 0..count {
-                let key = waiting.take().expect("somebody waits");
+                let (key, waited) = waiting.take().expect("somebody waits");
+                assert!(waited < count, "{waited} turns of {count} others");
                 waiting.add(key);
             }
             assert_eq!(drain(&mut waiting).len(), count as usize);
