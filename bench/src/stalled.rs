@@ -28,8 +28,6 @@ const FILL_WINDOW: u32 = 64;
 const REST_NS: u64 = 1_000_000_000;
 /// How much more the others' p99 may be.
 const P99_GROWTH_MAX: f64 = 1.10;
-/// How much of the caps the allocator may add in blocks it has not given back.
-const SLACK: f64 = 1.10;
 
 /// Options of `stalled`.
 #[derive(Args, Debug)]
@@ -116,11 +114,10 @@ impl StalledReport {
     /// # Errors
     /// A sentence when noise does not allow to tell what others noticed.
     pub fn outcome(&self) -> Result<bool, String> {
-        let within = |growth: u64, caps: u64| growth as f64 <= caps as f64 * SLACK;
         let good = self.errors == 0
             && self.put_aside >= u64::from(self.readers)
-            && within(self.memory_growth_bytes, self.caps_bytes)
-            && within(self.kernel_growth_bytes, self.kernel_caps_bytes);
+            && self.memory_growth_bytes <= self.caps_bytes
+            && self.kernel_growth_bytes <= self.kernel_caps_bytes;
         self.judged.outcome(good)
     }
 }
