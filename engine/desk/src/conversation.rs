@@ -18,7 +18,7 @@ use crate::view::{ConversationView, Receipts};
 pub(crate) struct Conversation {
     devices: Devices,
     since: Hlc,
-    /// Place of its visitor in the slot.
+    /// Place of its visitor in the store.
     pub(crate) visitor: u32,
     pub(crate) site: SiteId,
     seq: u32,

@@ -8,7 +8,7 @@ use crate::command::{Answer, Caller, Refusal};
 use crate::event::{Event, Note};
 use crate::ids::{AgentId, ConversationId, DeviceId, Hlc, SLOTS, Slot};
 use crate::limits::{EPOCH_MAX, Limits};
-use crate::slot::SlotState;
+use crate::slot::SlotView;
 
 /// The key and the claim of a SEND or RESOLVE.
 #[derive(Clone, Copy)]
@@ -25,7 +25,7 @@ pub(crate) struct Decision<'a> {
     pub(crate) now: Hlc,
     pub(crate) limits: &'a Limits,
     pub(crate) slot: Slot,
-    pub(crate) state: &'a SlotState,
+    pub(crate) state: SlotView<'a>,
     /// Conversations of the whole desk.
     pub(crate) conversations: u64,
     /// Placements, returns and lapses this decision may still make.
@@ -39,7 +39,7 @@ impl<'a> Decision<'a> {
     pub(crate) fn new(
         now: Hlc,
         limits: &'a Limits,
-        (slot, state): (Slot, &'a SlotState),
+        (slot, state): (Slot, SlotView<'a>),
         conversations: u64,
         events: &'a mut Vec<Event>,
     ) -> Self {
@@ -56,7 +56,7 @@ impl<'a> Decision<'a> {
 
     /// Whether one more note may be told.
     pub(crate) fn note_room(&self) -> bool {
-        self.state.note_room(self.told, self.limits)
+        self.state.slot.note_room(self.told, self.limits)
     }
 
     /// Tells `to` a note under the pair's next number.
@@ -65,7 +65,7 @@ impl<'a> Decision<'a> {
             Event::Told { to: hearer, n, .. } if *hearer == to => Some(*n),
             _ => None,
         });
-        let n = decided.unwrap_or_else(|| self.state.pairs.told(to)) + 1;
+        let n = decided.unwrap_or_else(|| self.state.slot.pairs.told(to)) + 1;
         self.told += 1;
         self.push(Event::Told { from: self.slot, to, n, note });
     }
@@ -75,7 +75,7 @@ impl<'a> Decision<'a> {
         if from.0 >= SLOTS || n == 0 {
             return Err(Refusal::Invalid);
         }
-        let heard = self.state.pairs.heard(from);
+        let heard = self.state.slot.pairs.heard(from);
         if n <= heard {
             return Ok(Answer::Heard { upto: heard });
         }
@@ -110,10 +110,10 @@ impl<'a> Decision<'a> {
 
     /// The hearer's confirmation. One that says nothing new changes nothing.
     pub(crate) fn confirm(&mut self, to: Slot, upto: u64) -> Result<Answer, Refusal> {
-        if to.0 >= SLOTS || upto > self.state.pairs.told(to) {
+        if to.0 >= SLOTS || upto > self.state.slot.pairs.told(to) {
             return Err(Refusal::Invalid);
         }
-        if upto > self.state.pairs.confirmed(to) {
+        if upto > self.state.slot.pairs.confirmed(to) {
             self.push(Event::Confirmed { from: self.slot, to, upto });
         }
         Ok(Answer::Done)

@@ -12,7 +12,8 @@ use crate::digest::Digest;
 use crate::event::{Event, Note};
 use crate::ids::{ConversationId, Hlc, SLOTS, SiteId, Slot};
 use crate::limits::Limits;
-use crate::slot::SlotState;
+use crate::slot::{SlotState, SlotView};
+use crate::store::Store;
 use crate::view::{ConversationView, SiteView};
 
 /// What a slot looks like before its first event.
@@ -26,6 +27,7 @@ pub struct Desk {
     limits: Limits,
     /// All slots, by [`CHUNK`]; a chunk is filled by the first event of one of its slots.
     slots: Box<[Option<Box<[SlotState]>>]>,
+    store: Store,
     /// Earliest deadline of each slot that has one: `SlotState::due`.
     due: BTreeSet<(Hlc, Slot)>,
     conversations: u64,
@@ -36,7 +38,7 @@ impl Desk {
     pub fn new(limits: Limits) -> Self {
         limits.check();
         let slots = (0..usize::from(SLOTS).div_ceil(CHUNK)).map(|_| None).collect();
-        Self { limits, slots, due: BTreeSet::new(), conversations: 0 }
+        Self { limits, slots, store: Store::new(), due: BTreeSet::new(), conversations: 0 }
     }
 
     /// The bounds it was made with.
@@ -59,7 +61,7 @@ impl Desk {
             return Err(Refusal::Invalid);
         }
         let start = events.len();
-        let state = self.slot(slot).unwrap_or(&EMPTY);
+        let state = SlotView { slot: self.slot(slot).unwrap_or(&EMPTY), store: &self.store };
         let mut decision = Decision::new(now, &self.limits, (slot, state), self.conversations, events);
         let answer = dispatch(&mut decision, command);
         if answer.is_err() {
@@ -79,7 +81,7 @@ impl Desk {
         if matches!(event, Event::Opened { .. }) {
             self.conversations += 1;
         }
-        if !state.apply(event, &self.limits) {
+        if !state.apply(event, &mut self.store, &self.limits) {
             return;
         }
         let due = state.deadline(&self.limits);
@@ -120,7 +122,7 @@ impl Desk {
 
     /// One conversation, `None` when it was never opened here.
     pub fn conversation(&self, id: ConversationId) -> Option<ConversationView<'_>> {
-        let state = self.slot(id.slot())?;
+        let state = self.view(id.slot())?;
         let conversation = state.conversation(id)?;
         Some(conversation.view(id, state.name_of(conversation)))
     }
@@ -128,20 +130,20 @@ impl Desk {
     /// Whether the caller may see a conversation: its visitor, or an agent of its site. False for one that does not
     /// exist, so that the two cannot be told apart (C10).
     pub fn may_read(&self, caller: &Caller<'_>, id: ConversationId) -> bool {
-        let Some(state) = self.slot(id.slot()) else { return false };
+        let Some(state) = self.view(id.slot()) else { return false };
         let conversation = state.conversation(id);
         conversation.is_some_and(|known| known.party(caller, state.name_of(known)).is_ok())
     }
 
     /// External id of a conversation's visitor, to be shared instead of copied.
     pub fn visitor_name(&self, id: ConversationId) -> Option<&Arc<str>> {
-        let state = self.slot(id.slot())?;
+        let state = self.view(id.slot())?;
         state.conversation(id).map(|conversation| state.name_of(conversation))
     }
 
     /// The latest conversation of a visitor. `slot` is that of `{site/visitor}`.
     pub fn visitor_conversation(&self, slot: Slot, site: SiteId, visitor: &str) -> Option<ConversationId> {
-        let visitor = self.slot(slot)?.visitor(site, visitor)?;
+        let visitor = self.view(slot)?.visitor(site, visitor)?;
         Some(ConversationId::new(slot, visitor.latest()))
     }
 
@@ -158,15 +160,19 @@ impl Desk {
     /// Forgets the keys of every conversation: a bug, planted to see it found.
     #[cfg(feature = "planted")]
     pub fn forget_devices(&mut self) {
-        let slots = self.slots.iter_mut().flatten().flatten();
-        slots.for_each(|slot| slot.forget_devices());
+        self.store.forget_devices();
     }
 
     /// Takes every OPEN key for one of its device's newest conversation: a bug, planted to see it found.
     #[cfg(feature = "planted")]
     pub fn forget_old_opens(&mut self) {
-        let slots = self.slots.iter_mut().flatten().flatten();
-        slots.for_each(|slot| slot.forget_old_opens());
+        self.store.forget_old_opens();
+    }
+
+    /// Place of a conversation among all of this desk, `None` when it was never opened here: dense from 0, in the order
+    /// they were opened, and the same as long as the desk lives.
+    pub fn place(&self, id: ConversationId) -> Option<u32> {
+        self.slot(id.slot())?.place(id)
     }
 
     /// Number of conversations.
@@ -180,7 +186,7 @@ impl Desk {
         let mut digest = Digest::new();
         for (slot, state) in self.states() {
             digest.u32(u32::from(slot.0));
-            state.digest(&mut digest);
+            SlotView { slot: state, store: &self.store }.digest(&mut digest);
         }
         digest.finish()
     }
@@ -188,6 +194,10 @@ impl Desk {
     fn slot(&self, slot: Slot) -> Option<&SlotState> {
         let chunk = self.slots.get(usize::from(slot.0) / CHUNK)?.as_ref()?;
         Some(&chunk[usize::from(slot.0) % CHUNK]).filter(|state| !state.is_blank())
+    }
+
+    fn view(&self, slot: Slot) -> Option<SlotView<'_>> {
+        Some(SlotView { slot: self.slot(slot)?, store: &self.store })
     }
 
     fn states(&self) -> impl Iterator<Item = (Slot, &SlotState)> {

@@ -23,6 +23,7 @@ mod placement;
 mod queue;
 mod slot;
 mod sorted;
+mod store;
 pub mod view;
 mod visitor;
 

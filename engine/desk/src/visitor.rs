@@ -1,6 +1,6 @@
 //! One visitor: its latest conversation, and the dedup of OPEN by (site, visitor, device, n).
 //!
-//! Owned by its slot. Most OPENs of a device find the same conversation again, so a device keeps runs: the first
+//! Owned by the desk's store. Most OPENs of a device find the same conversation again, so a device keeps runs: the first
 //! n that was answered with a conversation. All runs of a live device are kept, 8 bytes each, at most one per
 //! conversation of the visitor, so every key is answered the same for ever. Finding old keys in the log instead would
 //! need the position of each `Opened` and `Found`, which is more than a run.

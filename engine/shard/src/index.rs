@@ -1,12 +1,13 @@
 //! Where the items of each conversation lie in the log, and which sessions listen to it. Owner side.
 //!
 //! Only durable items are here: the gate appends an item's position when it releases it, so "in the index" and
-//! "may be seen" are the same thing. Memory: 32 bytes per conversation, which hold one visitor's session and the items of one
+//! "may be seen" are the same thing. Conversations go by their place in the desk. Memory: 32 bytes per conversation, which hold one visitor's session and the items of one
 //! record; beyond that 12 bytes per item, and half as much room. The log issue moves it to disk.
 
-use ringdesk_desk::ids::{AgentId, ConversationId, SLOTS};
+use ringdesk_desk::ids::AgentId;
 use ringdesk_persist::{Position, RecordRef};
 
+use crate::chunks::Chunks;
 use crate::message::SessionRef;
 
 /// Sessions that may listen to one conversation at once. Full: the subscription is refused with BUSY.
@@ -55,7 +56,7 @@ impl Packed {
 
 /// Position of item `seq` at `seq - 1`. A conversation with one message has its items in one record, which takes no
 /// allocation.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 enum Items {
     #[default]
     None,
@@ -102,7 +103,7 @@ impl Items {
 }
 
 /// Who listens, in order of subscription. One session of a visitor, which most conversations have, takes no allocation.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 enum Subscribers {
     #[default]
     None,
@@ -138,13 +139,15 @@ impl Subscribers {
 }
 
 /// What the shard knows of one conversation beside the desk.
-#[derive(Default, Debug)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     items: Items,
     subscribers: Subscribers,
 }
 
 impl Entry {
+    const NONE: Self = Self { items: Items::None, subscribers: Subscribers::None };
+
     /// Highest durable seq.
     pub fn durable_seq(&self) -> u64 {
         self.items.len() as u64
@@ -194,68 +197,45 @@ impl Entry {
 }
 
 /// All conversations of the shard.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct Index {
-    /// By slot, made with the first entry. Within a slot number `n` stands at `n - 1`, since numbers are dense.
-    slots: Vec<Vec<Entry>>,
-}
-
-/// Slot and place of a conversation. `None` for number 0, which a client may name but no conversation has.
-fn place_of(conversation: ConversationId) -> Option<(usize, usize)> {
-    let place = conversation.number().checked_sub(1)?;
-    Some((usize::from(conversation.slot().0), place as usize))
+    /// By place, see [`ringdesk_desk::desk::Desk::place`].
+    entries: Chunks<Entry>,
 }
 
 impl Index {
-    /// The conversation's entry, if it has durable items or listeners.
-    pub fn get(&self, conversation: ConversationId) -> Option<&Entry> {
-        let (slot, place) = place_of(conversation)?;
-        self.slots.get(slot)?.get(place)
+    /// No items and no listeners.
+    pub const fn new() -> Self {
+        Self { entries: Chunks::new(Entry::NONE) }
     }
 
-    /// The entry of a conversation that the desk knows, made if missing.
-    fn entry(&mut self, conversation: ConversationId) -> &mut Entry {
-        let (slot, place) = place_of(conversation).expect("the desk knows no number 0");
-        if self.slots.is_empty() {
-            self.slots.resize_with(usize::from(SLOTS), Vec::new);
-        }
-        let entries = &mut self.slots[slot];
-        if place >= entries.len() {
-            let more = place + 1 - entries.len();
-            if place >= entries.capacity() {
-                // An eighth at a time: most slots have one or two, and none shall pay for twice what it has.
-                entries.reserve_exact(more.max(1 + entries.len() / 8));
-            }
-            entries.resize_with(place + 1, Entry::default);
-        }
-        &mut entries[place]
+    /// The entry of the conversation at a place, if it may have durable items or listeners.
+    pub fn get(&self, place: u32) -> Option<&Entry> {
+        self.entries.get(place as usize)
     }
 
-    /// Highest durable seq, 0 for none.
-    pub fn durable_seq(&self, conversation: ConversationId) -> u64 {
-        self.get(conversation).map_or(0, Entry::durable_seq)
+    /// The entry of the conversation at a place, made if missing.
+    fn entry(&mut self, place: u32) -> &mut Entry {
+        self.entries.reach(place as usize);
+        &mut self.entries[place as usize]
     }
 
     /// Appends the position of item `seq`, which must be the next.
-    pub fn append(&mut self, conversation: ConversationId, seq: u64, record: RecordRef) {
-        let entry = self.entry(conversation);
-        assert!(
-            seq == entry.durable_seq() + 1,
-            "conversation {conversation:?}: item {seq} follows {}",
-            entry.durable_seq()
-        );
+    pub fn append(&mut self, place: u32, seq: u64, record: RecordRef) {
+        let entry = self.entry(place);
+        let last = entry.durable_seq();
+        assert!(seq == last + 1, "conversation at place {place}: item {seq} follows {last}");
         entry.items.push(Packed::new(record));
     }
 
     /// Adds or renews a listener. `false` when there is no room.
-    pub fn subscribe(&mut self, conversation: ConversationId, subscriber: Subscriber) -> bool {
-        self.entry(conversation).subscribe(subscriber)
+    pub fn subscribe(&mut self, place: u32, subscriber: Subscriber) -> bool {
+        self.entry(place).subscribe(subscriber)
     }
 
     /// Removes a listener.
-    pub fn unsubscribe(&mut self, conversation: ConversationId, session: SessionRef) {
-        let Some((slot, place)) = place_of(conversation) else { return };
-        if let Some(entry) = self.slots.get_mut(slot).and_then(|entries| entries.get_mut(place)) {
+    pub fn unsubscribe(&mut self, place: u32, session: SessionRef) {
+        if let Some(entry) = self.entries.get_mut(place as usize) {
             entry.unsubscribe(session);
         }
     }
@@ -263,7 +243,6 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
-    use ringdesk_desk::ids::Slot;
     use ringdesk_persist::LogId;
 
     use super::*;
@@ -273,13 +252,11 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_nothing_has_is_no_entry() {
-        let mut index = Index::default();
-        index.append(ConversationId::new(Slot(0), 1), 1, record(512));
-        for id in [0, 1 << 50, u64::MAX].map(ConversationId) {
-            index.unsubscribe(id, SessionRef { shard: 0, index: 1, generation: 1, channel: 0 });
-            assert_eq!(index.durable_seq(id), 0);
-        }
+    fn a_place_that_nobody_reached_has_no_entry() {
+        let mut index = Index::new();
+        index.append(0, 1, record(512));
+        index.unsubscribe(100_000, SessionRef { shard: 0, index: 1, generation: 1, channel: 0 });
+        assert!(index.get(100_000).is_none());
     }
 
     #[test]
@@ -290,27 +267,26 @@ mod tests {
 
     #[test]
     fn items_are_dense() {
-        let mut index = Index::default();
-        let id = ConversationId::new(Slot(3), 1);
+        let mut index = Index::new();
+        let id = 3;
         index.append(id, 1, record(512));
         index.append(id, 2, record(1024));
-        assert_eq!(index.durable_seq(id), 2);
+        assert_eq!(index.get(id).map(Entry::durable_seq), Some(2));
         let many: Vec<RecordRef> = (1..=40).map(|at| record(512 * at.max(3))).collect();
-        let other = ConversationId::new(Slot(3), 4);
+        let other = 5_000;
         for (seq, record) in (1..).zip(&many) {
             index.append(other, seq, *record);
             let entry = index.get(other).unwrap();
             let found: Vec<RecordRef> = (1..=seq).map(|seq| entry.record(seq)).collect();
             assert_eq!(found, many[..seq as usize]);
         }
-        assert_eq!(index.durable_seq(ConversationId::new(Slot(3), 3)), 0);
-        assert_eq!(index.durable_seq(ConversationId::new(Slot(9), 3)), 0);
+        assert_eq!(index.get(2).map(Entry::durable_seq), Some(0));
     }
 
     #[test]
     fn a_record_of_very_many_items_is_a_list_at_last() {
-        let mut index = Index::default();
-        let (id, last) = (ConversationId::new(Slot(3), 1), u64::from(u16::MAX) + 2);
+        let mut index = Index::new();
+        let (id, last) = (3, u64::from(u16::MAX) + 2);
         (1..=last).for_each(|seq| index.append(id, seq, record(512)));
         let entry = index.get(id).unwrap();
         assert_eq!(
@@ -322,16 +298,16 @@ mod tests {
     #[test]
     #[should_panic(expected = "item 3 follows 1")]
     fn a_hole_is_a_broken_invariant() {
-        let mut index = Index::default();
-        let id = ConversationId::new(Slot(3), 1);
+        let mut index = Index::new();
+        let id = 3;
         index.append(id, 1, record(512));
         index.append(id, 3, record(1024));
     }
 
     #[test]
     fn a_session_listens_once() {
-        let mut index = Index::default();
-        let id = ConversationId::new(Slot(3), 1);
+        let mut index = Index::new();
+        let id = 3;
         let session = |index| SessionRef { shard: 0, index, generation: 1, channel: 0 };
         let listening = |index: &Index| -> Vec<u32> {
             let listeners = index.get(id).into_iter().flat_map(Entry::subscribers);

@@ -30,7 +30,12 @@ impl Owner {
             Want::Subscribe { conversation, after, announce } => {
                 self.subscribe(&ask, conversation, after, announce);
             }
-            Want::Unsubscribe { conversation } => self.index.unsubscribe(conversation, ask.from),
+            Want::Unsubscribe { conversation } => {
+                // A client may name what nobody has opened.
+                if let Some(place) = self.desk.place(conversation) {
+                    self.index.unsubscribe(place, ask.from);
+                }
+            }
             _ => self.command(&ask),
         }
     }
@@ -165,7 +170,7 @@ impl Owner {
             return;
         }
         let frame = frames::typing(conversation, party(&ask.caller), on);
-        let Some(entry) = self.index.get(conversation) else { return };
+        let Some(entry) = self.entry(conversation) else { return };
         for listener in entry.subscribers().filter(|listener| listener.session != ask.from) {
             let to = listener.session;
             mail.send(to.shard, ShardMessage::Push { to, conversation, seq: 0, frame: frame.clone() });

@@ -28,7 +28,7 @@ use ringdesk_persist::{Appender, DiskDone, DiskOp, Generations, Geometry, Lsn, P
 use crate::clock::Clock;
 use crate::frames;
 use crate::gate::Gate;
-use crate::index::Index;
+use crate::index::{Entry, Index};
 use crate::io::{Output, Space};
 use crate::mail::Mail;
 use crate::report::ShardReport;
@@ -170,6 +170,21 @@ impl Owner {
         &self.desk
     }
 
+    /// Place of a conversation that was opened.
+    fn place(&self, conversation: ConversationId) -> u32 {
+        self.desk.place(conversation).expect("only what was opened has items and listeners")
+    }
+
+    /// What is known of a conversation beside the desk, if anything may be.
+    fn entry(&self, conversation: ConversationId) -> Option<&Entry> {
+        self.index.get(self.desk.place(conversation)?)
+    }
+
+    /// Highest durable seq of a conversation, 0 for none.
+    fn durable_seq(&self, conversation: ConversationId) -> u64 {
+        self.entry(conversation).map_or(0, Entry::durable_seq)
+    }
+
     /// Buffers for the log's writes, before the first turn.
     pub fn supply(&mut self, pages: Vec<Pages>) {
         self.appender.supply(pages);
@@ -214,7 +229,7 @@ impl Owner {
         for op in self.ops.drain(..) {
             mail.output(Output::Disk(op));
         }
-        self.reads.start(&self.index, mail);
+        self.reads.start(mail);
     }
 
     /// Whether there is something to do that waits for nothing: effects the gate would let out, notes with room.

@@ -21,7 +21,7 @@ use super::effect::Effect;
 use super::load::SHED_HISTORY;
 use crate::ask::{Ask, FROM_TAIL, TAIL_ITEMS, Want};
 use crate::frames::{self, Rejection};
-use crate::index::{Index, Subscriber};
+use crate::index::{Entry, Subscriber};
 use crate::io::Output;
 use crate::mail::Mail;
 use crate::message::{NO_SUCH, SessionRef, ShardMessage};
@@ -95,9 +95,8 @@ impl Reads {
         self.jobs.len() < JOBS_MAX
     }
 
-    /// Plans a job; its reads wait for their turn.
-    fn plan(&mut self, mut job: Job, index: &Index) {
-        let entry = index.get(job.conversation).expect("a job reads durable items");
+    /// Plans a job about the conversation of `entry`; its reads wait for their turn.
+    fn plan(&mut self, mut job: Job, entry: &Entry) {
         let mut bytes = 0u64;
         let wanted = (job.first..=job.last).map(|seq| entry.record(seq));
         let backwards = matches!(job.purpose, Purpose::Page { backwards: true, .. });
@@ -126,7 +125,7 @@ impl Reads {
     }
 
     /// Gives waiting reads to the disk, as far as it may have more.
-    pub fn start(&mut self, _index: &Index, mail: &mut Mail<'_>) {
+    pub fn start(&mut self, mail: &mut Mail<'_>) {
         while self.open.len() < READS_MAX {
             let Some((job, span)) = self.waiting.pop_front() else { return };
             let op = self.next_op;
@@ -195,9 +194,9 @@ impl Owner {
             mail.send(to.shard, caught(NO_SUCH, false));
             return;
         }
-        let durable = self.index.durable_seq(conversation);
+        let durable = self.durable_seq(conversation);
         if after >= durable {
-            let live = self.index.subscribe(conversation, listener);
+            let live = self.index.subscribe(self.place(conversation), listener);
             mail.send(to.shard, caught(durable, live));
             self.show_receipts(conversation, to, live);
             return;
@@ -221,7 +220,7 @@ impl Owner {
             self.reject(ask, Code::Busy, 0);
             return;
         }
-        let durable = self.index.durable_seq(conversation);
+        let durable = self.durable_seq(conversation);
         let limit = ringdesk_protocol::limits::page_items(limit) as u64;
         let (first, last) = if before != 0 {
             let last = durable.min(before - 1);
@@ -251,7 +250,7 @@ impl Owner {
         let (Want::Send { conversation, .. } | Want::Resolve { conversation, .. }) = ask.want else {
             panic!("only keyed items have old duplicates: {:?}", ask.want);
         };
-        let durable = self.index.durable_seq(conversation);
+        let durable = self.durable_seq(conversation);
         if !self.reads.has_room() || durable == 0 {
             self.reject(ask, Code::Busy, 0);
             return;
@@ -279,7 +278,8 @@ impl Owner {
             reads_open: 0,
             damaged: false,
         };
-        self.reads.plan(job, &self.index);
+        let entry = self.index.get(self.place(conversation)).expect("a job reads durable items");
+        self.reads.plan(job, entry);
     }
 
     /// A read is back: verify its records; when it was the job's last, finish the job.
@@ -320,7 +320,7 @@ impl Owner {
                     self.push_aside(to, job.conversation, answer, mail);
                     return;
                 }
-                let beyond = self.index.durable_seq(job.conversation) > job.last;
+                let beyond = self.durable_seq(job.conversation) > job.last;
                 let more = if backwards { job.first > 1 } else { beyond };
                 self.finish_page(&job, (to, tag), more, site, &items, mail);
             }
@@ -346,8 +346,8 @@ impl Owner {
                 None => out.extend_from_slice(&gap(job.conversation, seq)),
             }
         }
-        let durable = self.index.durable_seq(job.conversation);
-        let live = job.last == durable && self.index.subscribe(job.conversation, listener);
+        let durable = self.durable_seq(job.conversation);
+        let live = job.last == durable && self.index.subscribe(self.place(job.conversation), listener);
         let message = ShardMessage::Caught {
             to,
             conversation: job.conversation,
@@ -434,7 +434,7 @@ impl Owner {
     fn finish_find(&mut self, job: Job, items: &BTreeMap<u64, Event>, mail: &mut Mail<'_>) {
         let Purpose::Find { to, tag, kind, party, device, n, body_hash } = job.purpose else { return };
         let found = items.values().find_map(|item| key_of(item, party, device, n));
-        let durable = self.index.durable_seq(job.conversation);
+        let durable = self.durable_seq(job.conversation);
         let answer = match found {
             Some((seq, hash)) if hash == body_hash => frames::ack(tag, job.conversation.0, seq, n, true),
             Some(_) => self.refuse(Code::IdReused, kind, job.conversation).frame(tag),

@@ -65,7 +65,7 @@ impl Owner {
                 self.let_out_item(conversation, seq, frame, owner, record, mail);
             }
             Effect::Beside { conversation, frame } => {
-                let Some(entry) = self.index.get(conversation) else { return };
+                let Some(entry) = self.entry(conversation) else { return };
                 for listener in entry.subscribers() {
                     push(listener.session, conversation, 0, frame.clone(), mail);
                 }
@@ -108,8 +108,8 @@ impl Owner {
         record: RecordRef,
         mail: &mut Mail<'_>,
     ) {
-        self.index.append(conversation, seq, record);
-        let entry = self.index.get(conversation).expect("an item was just appended");
+        self.index.append(self.place(conversation), seq, record);
+        let entry = self.entry(conversation).expect("an item was just appended");
         for listener in entry.subscribers() {
             push(listener.session, conversation, seq, frame.clone(), mail);
         }

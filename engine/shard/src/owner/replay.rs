@@ -82,7 +82,7 @@ impl Replay {
     pub fn new(config: OwnerConfig) -> Self {
         let state = Replayed {
             desk: Desk::new(config.limits),
-            index: Index::default(),
+            index: Index::new(),
             clock: Clock::default(),
             generations: Generations::default(),
         };
@@ -166,7 +166,8 @@ impl Replay {
                 self.state.clock.observe(at);
             }
             if let Event::Sent { conversation, seq, .. } | Event::Changed { conversation, seq, .. } = event {
-                self.state.index.append(*conversation, *seq, reference);
+                let place = self.state.desk.place(*conversation).expect("the desk took the item");
+                self.state.index.append(place, *seq, reference);
             }
         }
         Ok(())
