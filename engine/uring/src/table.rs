@@ -116,6 +116,9 @@ pub struct Table {
     shard: u16,
     entries: u32,
     connections: Chunks<Connection>,
+    /// By entry, for the few that have any: bytes of the send that is out which went out in earlier parts; while the
+    /// connection lingers, bytes dropped.
+    passed: BTreeMap<u32, u32>,
     open: u32,
     listeners: Vec<Listener>,
     parcels: BTreeMap<u32, Parcel>,
@@ -148,6 +151,7 @@ impl Table {
             shard,
             entries,
             connections: Chunks::new(Connection::FREE),
+            passed: BTreeMap::new(),
             open: 0,
             listeners: listeners.iter().map(|kind| Listener::new(*kind)).collect(),
             parcels: BTreeMap::new(),

@@ -66,13 +66,11 @@ pub(super) struct Connection {
     pub(super) hung: bool,
     /// The send that is out.
     pub(super) send: Option<BufferId>,
-    /// Bytes of it that went out in earlier parts. While lingering: bytes dropped.
-    pub(super) bytes: u32,
     /// A `Shutdown` is out.
     pub(super) shutting: bool,
 }
 
-const _: () = assert!(size_of::<Connection>() <= 20);
+const _: () = assert!(size_of::<Connection>() <= 16);
 
 impl Connection {
     pub(super) const FREE: Self = Self {
@@ -81,7 +79,6 @@ impl Connection {
         receive: Receive::Idle,
         hung: false,
         send: None,
-        bytes: 0,
         shutting: false,
     };
 
@@ -104,6 +101,7 @@ impl Table {
             life => panic!("entry {entry} was given away while {life:?}"),
         }
         let generation = connection.generation.wrapping_add(1);
+        self.passed.remove(&entry);
         *connection = Connection { generation, life: Life::Open, ..Connection::FREE };
         ConnId { index: entry, generation }
     }
@@ -190,7 +188,6 @@ impl Table {
         let id = self.buffers.insert_bytes(buffer);
         let connection = &mut self.connections[conn.index as usize];
         connection.send = Some(id);
-        connection.bytes = 0;
         self.submit_send(conn.index, id, 0, len);
     }
 
@@ -238,6 +235,7 @@ impl Table {
     pub(super) fn submit_close(&mut self, entry: u32) {
         let connection = &mut self.connections[entry as usize];
         connection.life = Life::CloseOut;
+        self.passed.remove(&entry);
         self.ops.push((user(CLOSE, connection.generation, entry), Op::Close { entry }));
     }
 
@@ -299,7 +297,7 @@ impl Table {
         assert!(!completion.more, "{conn:?}: a send completes once");
         let listening = connection.listening();
         let id = connection.send.take().expect("completion of a send that is not out");
-        let before = connection.bytes;
+        let before = self.passed.remove(&entry).unwrap_or(0);
         self.buffers.give_back(id);
         let bytes = self.buffers.take_bytes(id);
         let done = before as usize + usize::try_from(completion.result).unwrap_or(0);
@@ -318,9 +316,8 @@ impl Table {
             self.counts.short_sends += 1;
             let left = (bytes.len() - done) as u32;
             let id = self.buffers.insert_bytes(bytes);
-            let connection = &mut self.connections[entry as usize];
-            connection.send = Some(id);
-            connection.bytes = done as u32;
+            self.connections[entry as usize].send = Some(id);
+            self.passed.insert(entry, done as u32);
             self.submit_send(entry, id, done as u32, left);
         } else {
             self.hang_up(conn, effects);

@@ -28,7 +28,6 @@ impl Table {
         let connection = &mut self.connections[entry as usize];
         connection.life = Life::Lingering;
         connection.shutting = true;
-        connection.bytes = 0;
         let armed = connection.receive != Receive::Idle;
         self.ops.push((user(SHUTDOWN, conn.generation, entry), Op::Shutdown { entry }));
         if !armed {
@@ -68,17 +67,17 @@ impl Table {
 
     /// A completion of the receive of a lingering connection. What it brought is dropped.
     pub(super) fn dropped(&mut self, entry: u32, completion: Completion) {
-        let connection = &mut self.connections[entry as usize];
         let go_on = match completion.result {
             received @ 1.. => {
-                connection.bytes = connection.bytes.saturating_add(received as u32);
-                connection.bytes <= LINGER_BYTES_MAX
+                let dropped = self.passed.entry(entry).or_default();
+                *dropped = dropped.saturating_add(received as u32);
+                *dropped <= LINGER_BYTES_MAX
             }
             result => errno::PASSING.contains(&-result),
         };
         if !go_on {
             self.end(entry);
-        } else if connection.receive == Receive::Idle {
+        } else if self.connections[entry as usize].receive == Receive::Idle {
             self.arm_receive(entry, Receive::Multi);
         }
     }
